@@ -1,0 +1,68 @@
+"""Trains the models of a list, one after the other, within a budget of time; what is not finished is resumed next time.
+
+    PLURIMASK_DATA=... python experiments/run.py RUNS --minutes 90 worms nuclei
+
+RUNS is a folder outside the repository for synthetic images, checkpoints, logs and the finished model folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+DATA = {
+    "worms": ("bbbc010", "synthetic"),
+    "worms-deterministic": ("bbbc010", "synthetic"),
+    "nuclei": ("dsb2018",),
+}
+SYNTHETIC = ("data", "synthetic", "worms", "--count", "30", "--seed", "100")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("models", nargs="*", default=list(DATA), metavar="MODEL", help=f"of {', '.join(DATA)}")
+    parser.add_argument("--minutes", type=float, default=90, help="budget for all of them together")
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    for model in options.models:
+        if (options.runs / model / "model.json").exists():
+            print(f"{model}: done before")
+            continue
+        if not trained(model, options.runs, seconds=end - time.monotonic()):
+            print(f"{model}: out of time; the same command resumes it")
+            return 1
+    return 0
+
+
+def trained(model: str, runs: Path, *, seconds: float) -> bool:
+    """Whether the training came to its end within the time that is left."""
+    folders = [folder(name, runs) for name in DATA[model]]
+    options = ["-o", str(runs / model), "--config", str(HERE / f"{model}.yaml")]
+    try:
+        plurimask("train", *map(str, folders), *options, seconds=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def folder(name: str, runs: Path) -> Path:
+    if name != "synthetic":
+        return Path(os.environ["PLURIMASK_DATA"]) / name
+    made = runs / name
+    if not made.exists():
+        plurimask(*SYNTHETIC[:3], str(made), *SYNTHETIC[3:], seconds=600)
+    return made
+
+
+def plurimask(*words: str, seconds: float) -> None:
+    subprocess.run([sys.executable, "-m", "plurimask", *words], check=True, timeout=max(1, seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

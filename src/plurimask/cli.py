@@ -1,0 +1,365 @@
+"""The command ``plurimask``: parse, call, print. What the verbs do is written in the functions that they call.
+
+The options of a verb are the arguments of its function, under the same names and with the same defaults. Only the verb
+that is asked for is imported, so that ``plurimask --help`` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from threading import Timer
+from typing import TYPE_CHECKING, Any, TextIO
+
+import docstring_parser
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import plurimask
+
+if TYPE_CHECKING:
+    from argparse import HelpFormatter
+
+    from plurimask.batch import BatchReport, Job
+    from plurimask.evaluate import Report, Row
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+PATIENCE = 2.0  # seconds before a progress bar appears
+MANY = 20  # images beyond which a table is cut
+
+# Options that take a short key, and the dict of what it names.
+SHORT_KEYS = {"--method": "plurimask.methods:METHODS", "--posterior": "plurimask.posteriors:POSTERIORS"}
+
+
+class Bar:
+    """A progress bar on stderr that appears once something takes longer than ``PATIENCE``."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task("", total=None)
+
+    @contextmanager
+    def shown(self) -> Iterator[Bar]:
+        timer = Timer(PATIENCE, self.progress.start)
+        timer.daemon = True
+        if not self.quiet:
+            timer.start()
+        try:
+            yield self
+        finally:
+            timer.cancel()
+            if self.progress.live.is_started:
+                self.progress.stop()
+
+    def over_jobs(self, jobs: Sequence[Job]) -> Iterable[Job]:
+        for done, job in enumerate(jobs):
+            self.progress.update(self.task, description=escape(job.name), total=len(jobs), completed=done)
+            yield job
+
+    def after_row(self, row: Row, total: int) -> None:
+        self.progress.update(self.task, description=escape(row.name), total=total, advance=1)
+
+
+Show = Callable[[Any, Namespace, Console], int]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+        function: what it calls, "module:name".
+        summary: one line for ``plurimask --help``.
+        show: prints what the function returned, and gives the exit code.
+        positional: arguments that are given without their names, in order; "..." stands behind one that takes several.
+        short: argument -> its one-letter option.
+        hooks: arguments that are no options, and what the command line gives for them.
+        extra: options of ``show`` itself, with their help; a flag ends in "?".
+    """
+
+    function: str
+    summary: str
+    show: Show
+    positional: tuple[str, ...] = ()
+    short: Mapping[str, str] = field(default_factory=dict)
+    hooks: Mapping[str, Callable[[Bar], Any]] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class Parser(ArgumentParser):
+    """Shows options with dashes (``--pixel-size``); both spellings are read."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The help with dashes."""
+        return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), super().format_help(formatter))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0, 1 where something failed, 2 where the command was not understood."""
+    name, rest = _verb_name(sys.argv[1:] if argv is None else list(argv))
+    debug, quiet = "--debug" in rest, not {"-q", "--quiet"}.isdisjoint(rest)
+    with _messages(debug=debug):
+        try:
+            return run(name, rest, quiet=quiet)
+        except KeyboardInterrupt:
+            return _complain("interrupted", INTERRUPTED)
+        except ArgumentError as error:
+            return _complain(f"{error} (see plurimask {name} --help)", MISUSED)
+        except Exception as error:
+            if debug:
+                raise
+            return _complain(str(error) or type(error).__name__, FAILED)
+
+
+def run(name: str, rest: Sequence[str], *, quiet: bool = False) -> int:
+    """Parse, call, print."""
+    verb = VERBS[name]
+    parser = build_parser(name, verb)
+    options = parser.instantiate(parser.parse_args(_spelled_out(rest)))
+    function = _imported(verb.function)
+    with Bar(quiet=quiet).shown() as bar:
+        hooks = {argument: hook(bar) for argument, hook in verb.hooks.items()}
+        outcome = function(**{key: options[key] for key in _arguments(function) if key not in hooks}, **hooks)
+    return verb.show(outcome, options, Console(quiet=quiet))
+
+
+def build_parser(name: str, verb: Verb) -> ArgumentParser:
+    """The parser of one verb: its options are the arguments of its function, under their names, with their defaults."""
+    function = _imported(verb.function)
+    arguments = _arguments(function)
+    text = docstring_parser.parse(inspect.getdoc(function) or "")
+    helps = {about.arg_name: " ".join((about.description or "").split()) for about in text.params}
+    parser = Parser(prog=f"plurimask {name}", description=text.short_description, exit_on_error=False)
+    for positional in verb.positional:
+        plain = positional.removesuffix("...")
+        needed = arguments[plain].default is inspect.Parameter.empty
+        count = "+" if plain != positional else None if needed else "?"
+        parser.add_argument(plain, nargs=count, type=str, help=helps.get(plain), metavar=plain.upper())
+    for argument, letter in verb.short.items():
+        needed = arguments[argument].default is inspect.Parameter.empty
+        parser.add_argument(letter, f"--{argument}", type=str, required=needed, help=helps.get(argument))
+    by_hand = {*verb.short, *verb.hooks, *(positional.removesuffix("...") for positional in verb.positional)}
+    flags = {key for key, argument in arguments.items() if isinstance(argument.default, bool)} - by_hand
+    parser.add_function_arguments(function, as_group=False, skip={*by_hand, *flags})
+    for flag in sorted(flags):
+        _add_flag(parser, flag, default=arguments[flag].default, text=helps.get(flag))
+    for extra, help_text in verb.extra.items():
+        _add_extra(parser, extra, help_text)
+    parser.add_argument("--config", action="config", help="YAML file with options")
+    _add_flag(parser, "debug", default=False, text="show where an error comes from")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no tables and no progress bars, only errors")
+    return parser
+
+
+def _add_flag(parser: ArgumentParser, name: str, *, default: bool, text: str | None) -> None:
+    if default:
+        parser.add_argument(f"--{name}", action=ActionYesNo(no_prefix="no_"), default=True, help=text)
+    else:
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+
+
+def _add_extra(parser: ArgumentParser, name: str, text: str) -> None:
+    if name.endswith("?"):
+        _add_flag(parser, name.removesuffix("?"), default=False, text=text)
+    else:
+        letter, _, plain = name.rpartition("/")
+        parser.add_argument(*([letter] if letter else []), f"--{plain}", type=str, default=None, help=text)
+
+
+def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _spelled_out(given: Sequence[str]) -> list[str]:
+    """Dashes within the names of options become underscores, short keys become class paths.
+
+    >>> _spelled_out(["--pixel-size", "0.5", "-q", "--no-progress"])
+    ['--pixel_size', '0.5', '-q', '--no_progress']
+    """
+    words: list[str] = []
+    for word in given:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            option = "--" + option[2:].replace("-", "_")
+            words.append(option + equals + (_class_path(option, value) if equals else ""))
+        else:
+            words.append(_class_path(words[-1], word) if words else word)
+    return words
+
+
+def _class_path(option: str, value: str) -> str:
+    known = _imported(SHORT_KEYS[option]) if option in SHORT_KEYS else {}
+    return f"{known[value].__module__}.{known[value].__qualname__}" if value in known else value
+
+
+def _verb_name(given: list[str]) -> tuple[str, list[str]]:
+    """The verb ("segment", "data synthetic") and what follows it."""
+    first = _choose("plurimask", given, {name.partition(" ")[0]: verb for name, verb in VERBS.items()})
+    if first in VERBS:
+        return first, given[1:]
+    inner = {name.partition(" ")[2]: verb for name, verb in VERBS.items() if name.startswith(f"{first} ")}
+    return f"{first} {_choose(f'plurimask {first}', given[1:], inner)}", given[2:]
+
+
+def _choose(program: str, given: list[str], verbs: Mapping[str, Verb]) -> str:
+    listing = "\n".join(f"  {name:<12}{verb.summary}" for name, verb in verbs.items())
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} VERB ...",
+        description=f"{plurimask.__doc__.splitlines()[0]}\n\nverbs:\n{listing}",
+        epilog=f"{program} VERB --help shows the options of a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"plurimask {plurimask.__version__}")
+    parser.add_argument("verb", choices=list(verbs), help=argparse.SUPPRESS)
+    return str(parser.parse_args(given[:1]).verb)
+
+
+@contextmanager
+def _messages(*, debug: bool) -> Iterator[None]:
+    """Warnings and the library's log as plain lines on stderr."""
+    log, lines = logging.getLogger("plurimask"), logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("plurimask: %(message)s"))
+    level = log.level
+    log.setLevel(logging.DEBUG if debug else logging.WARNING)
+    log.addHandler(lines)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(level)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _complain(f"warning: {message}", DONE)
+
+
+def _complain(text: str, code: int) -> int:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"plurimask: {' '.join(text.split())}", markup=False)
+    return code
+
+
+def show_batch(report: BatchReport, options: Namespace, console: Console) -> int:
+    """One line per image; on stderr what failed."""
+    table = Table("image", "objects", "in 95 % of draws", "mean doubt", "seconds")
+    for row in [row for row in report.rows if "problem" not in row][:MANY]:
+        doubt = "" if row["mean_doubt"] is None else f"{row['mean_doubt']:.3f}"
+        span = f"{row['objects_low']} to {row['objects_high']}"
+        table.add_row(escape(row["image"]), str(row["objects"]), span, doubt, f"{row['seconds']:.1f}")
+    if table.row_count:
+        console.print(table)
+    counts = f"{len(report.segmented)} segmented, {len(report.kept)} there already, {len(report.failed)} failed"
+    console.print(f"{counts}; results in {report.output}", markup=False, highlight=False, soft_wrap=True)
+    for image, problem in report.failed.items():
+        _complain(f"{image}: {problem}", FAILED)
+    return FAILED if report.failed else DONE
+
+
+def show_evaluation(report: Report, options: Namespace, console: Console) -> int:
+    """Means over images with their intervals; the whole report to a file, if one is named."""
+    measures = report.summary.measures
+    table = Table("IoU", "S", "95 % interval", "precision", "recall", "F1")
+    for name in (name for name in measures if name.startswith("S@")):
+        limit, s = name.partition("@")[2], measures[name]
+        others = (f"{measures[f'{letter}@{limit}'].mean:.3f}" for letter in ("P", "R", "F1"))
+        table.add_row(limit, f"{s.mean:.3f}", f"{s.low:.3f} to {s.high:.3f}", *others)
+    console.print(table)
+    for name, value in ((name, value) for name, value in measures.items() if "@" not in name):
+        console.print(f"{name} {value.mean:.3f} ({value.low:.3f} to {value.high:.3f})", highlight=False)
+    whole = report.summary
+    counted = f"{whole.images} images, {whole.truth_count} true and {whole.found_count} found objects"
+    console.print(counted, highlight=False)
+    if options.output is not None:
+        console.print(f"written to {report.save(options.output, overwrite=options.overwrite)}", markup=False)
+    return DONE
+
+
+def show_facts(facts: Mapping[str, Any], options: Namespace, console: Console) -> int:
+    """Two columns."""
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(escape(str(name)), escape(str(value)))
+    console.print(table)
+    return DONE
+
+
+def show_model(model: Any, options: Namespace, console: Console) -> int:
+    """Where the model is."""
+    console.print(f"model in {options.output}", markup=False, highlight=False)
+    return DONE
+
+
+def show_names(names: Sequence[str], options: Namespace, console: Console) -> int:
+    """How much was written, and where."""
+    console.print(f"{len(names)} images in {options.folder}", markup=False, highlight=False)
+    return DONE
+
+
+VERBS = {
+    "segment": Verb(
+        "plurimask.batch:segment_files",
+        "find the objects of images, each with its probability",
+        show_batch,
+        positional=("images...",),
+        short={"output": "-o"},
+        hooks={"progress": lambda bar: bar.over_jobs},
+    ),
+    "train": Verb(
+        "plurimask.train:train",
+        "train a model on images with truth, or fine-tune one",
+        show_model,
+        positional=("data",),
+        short={"output": "-o"},
+        hooks={"progress": lambda bar: not bar.quiet},
+    ),
+    "evaluate": Verb(
+        "plurimask.evaluate:evaluate",
+        "compare found objects with the truth",
+        show_evaluation,
+        positional=("found", "truth"),
+        hooks={"on_row": lambda bar: bar.after_row},
+        extra={"-o/output": "write every number to this JSON file", "overwrite?": "replace that file"},
+    ),
+    "info": Verb(
+        "plurimask.export.facts:facts",
+        "version, devices and shipped models; what a model or a result holds",
+        show_facts,
+        positional=("path",),
+    ),
+    "data synthetic": Verb(
+        "plurimask.data.synthetic:write_dataset",
+        "write made-up images with their truth",
+        show_names,
+        positional=("kind", "folder"),
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

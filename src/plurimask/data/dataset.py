@@ -1,0 +1,87 @@
+"""Endless random crops for training: crop number n is a function of (seed, n), so a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from plurimask.data.transforms import Augmentation, Combinations, crop_centre, cut, to_combinations, to_instances
+from plurimask.instances import Instances
+from plurimask.protocols import Method
+
+
+@dataclass(frozen=True)
+class Example:
+    """One normalised image in memory with its truth.
+
+    Attributes:
+        name: of the image, as in its source.
+        image: ``(C, *spatial)`` float32.
+        truth: its objects.
+    """
+
+    name: str
+    image: NDArray[np.float32]
+    truth: Instances
+
+    @cached_property
+    def combinations(self) -> Combinations:
+        return to_combinations(self.truth)
+
+
+@dataclass(frozen=True)
+class Crops(Dataset[dict[str, NDArray[Any]]]):
+    """Crops of ``size`` pixels with the targets of a method.
+
+    Attributes:
+        examples: the training images.
+        method: makes the targets.
+        size: side of a crop, in pixels.
+        count: number of crops, steps times batch size.
+        seed: of the whole stream.
+        first: number of the first crop; a resumed run starts where the killed one stopped.
+        near_object: share of crops centred near an object.
+        near_overlap: share of crops centred near an overlap, where there is one.
+        weights: relative frequency of every example; equal if None.
+    """
+
+    examples: Sequence[Example]
+    method: Method
+    size: int
+    count: int
+    seed: int
+    first: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    near_object: float = 0.5
+    near_overlap: float = 0.3
+    weights: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
+        generator = np.random.default_rng([self.seed, self.first + number])
+        example = self.examples[generator.choice(len(self.examples), p=self.weights)]
+        centre = crop_centre(
+            example.combinations, near_object=self.near_object, near_overlap=self.near_overlap, generator=generator
+        )
+        whole = self.size + 2 * self.augmentation.margin(self.size)
+        image = cut(example.image, centre=centre, size=whole, fill="symmetric")
+        ids = cut(example.combinations.ids, centre=centre, size=whole, fill="constant")
+        image, ids = self.augmentation.spatial(image, ids, size=self.size, generator=generator)
+        image = self.augmentation.intensity(image, generator)
+        truth = to_instances(Combinations(ids, example.combinations.owners))
+        return {"image": image, **self.method.targets(truth, generator)}
+
+
+def collate(crops: Sequence[dict[str, NDArray[Any]]]) -> dict[str, Tensor]:
+    """Dense entries are stacked."""
+    return {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}

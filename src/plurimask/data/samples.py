@@ -1,0 +1,92 @@
+"""An image with its truth, and where such pairs come from.
+
+Three parts of every data set: **fit** trains weights, **tune** stops, chooses and calibrates, **report** is reported
+and never used to choose.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal, overload
+
+from plurimask.data.io import Image, UnreadableImage
+from plurimask.data.truth import Reader
+from plurimask.instances import Instances
+
+Split = Literal["fit", "tune", "report"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its truth; nothing is read before it is asked for. Can be sent to another process.
+
+    Attributes:
+        name: unique within its source.
+        image: reads the image.
+        truth: reads its objects.
+    """
+
+    name: str
+    image: Callable[[], Image]
+    truth: Reader
+
+    def read(self) -> tuple[Image, Instances]:
+        """Both, of one shape.
+
+        Raises:
+            UnreadableImage: a damaged file, or shapes that differ.
+        """
+        image, truth = self.image(), self.truth()
+        if image.shape != truth.shape:
+            why = f"the image has shape {image.shape}, its truth {truth.shape}; they must be equal."
+            raise UnreadableImage(image.path or self.name, why)
+        return image, truth
+
+
+@dataclass(frozen=True)
+class Source(ABC, Sequence[Sample]):
+    """A folder of images with truth, as a sequence of the samples of one part (all samples without a split).
+
+    Attributes:
+        folder: where the files are.
+        split: the part, or None for everything.
+        axes: of the image files, where they do not say it themselves (see :func:`plurimask.data.io.read_image`).
+    """
+
+    folder: Path
+    split: Split | None = None
+    axes: str | None = None
+
+    layout: ClassVar[str]
+    licence: ClassVar[str] = "the user's own"
+    citation: ClassVar[str] = ""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Whether a folder has this layout."""
+
+    @abstractmethod
+    def find(self) -> list[Sample]:
+        """The samples of ``self.split``, in natural order of their names."""
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(self.find())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, index: int | slice) -> Sample | tuple[Sample, ...]:
+        return self.samples[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)

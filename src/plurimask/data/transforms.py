@@ -1,0 +1,185 @@
+"""Random crops and augmentation, the same for images and overlapping objects.
+
+Overlapping objects travel as ONE map of owner-combination ids, resampled by nearest neighbour, not as N masks: a
+pixel's id says which set of objects owns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Rand2DElastic, Rand3DElastic
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from plurimask.instances import Instances, slices
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """Objects as a map of ids of sets of owners.
+
+    Attributes:
+        ids: ``(*spatial)`` int32, 0 where there is no object.
+        owners: for every id the tuple of objects that own its pixels; ``owners[0]`` is ``()``.
+    """
+
+    ids: NDArray[np.int32]
+    owners: tuple[tuple[int, ...], ...]
+
+
+def to_combinations(truth: Instances) -> Combinations:
+    """Every distinct set of owners gets an id."""
+    ids = np.zeros(truth.shape, np.int32)
+    owners: list[tuple[int, ...]] = [()]
+    known: dict[tuple[int, ...], int] = {(): 0}
+    for number, (box, mask) in enumerate(zip(truth.boxes, truth.masks, strict=True)):
+        region = ids[slices(box)]
+        for before in np.unique(region[mask]):
+            together = (*owners[before], number)
+            if together not in known:
+                known[together] = len(owners)
+                owners.append(together)
+            region[mask & (region == before)] = known[together]
+    return Combinations(ids, tuple(owners))
+
+
+def to_instances(combinations: Combinations) -> Instances:
+    """The objects that are left in a map, in the order of their numbers; those with no pixel are gone."""
+    regions: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
+    for number, region in enumerate(ndimage.find_objects(combinations.ids), start=1):
+        if region is not None:
+            box = np.array([[s.start for s in region], [s.stop for s in region]], np.int64)
+            for owner in combinations.owners[number]:
+                regions.setdefault(owner, []).append((number, box))
+    boxes, masks = [], []
+    for owner in sorted(regions):
+        corners = np.stack([box for _, box in regions[owner]])
+        box = np.stack([corners[:, 0].min(0), corners[:, 1].max(0)])
+        boxes.append(box)
+        masks.append(np.isin(combinations.ids[slices(box)], [number for number, _ in regions[owner]]))
+    return Instances.from_crops(boxes, masks, combinations.ids.shape)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a crop: flips, one elastic + affine resampling, changes of intensity.
+
+    Attributes:
+        rotation: largest angle in radians.
+        scale: largest relative change of size.
+        shear: largest shear.
+        elastic: largest displacement of the elastic grid's nodes, in pixels.
+        spacing: distance of the grid's nodes, in pixels.
+        contrast: largest relative change of contrast.
+        brightness: largest shift, in units of the normalised image.
+        gamma: the exponent lies in ``[1 / gamma, gamma]``.
+        blur: largest sigma of a Gaussian blur in pixels, drawn for every third crop.
+        noise: largest sigma of Gaussian noise, in units of the normalised image.
+    """
+
+    rotation: float = np.pi
+    scale: float = 0.15
+    shear: float = 0.1
+    elastic: float = 3.0
+    spacing: float = 32.0
+    contrast: float = 0.2
+    brightness: float = 0.1
+    gamma: float = 1.3
+    blur: float = 1.0
+    noise: float = 0.05
+
+    def margin(self, size: int) -> int:
+        """Pixels that a crop of ``size`` needs on every side, so that a rotation finds something there."""
+        half_diagonal = size / 2 * np.sqrt(2) * (1 + self.scale) if self.rotation else size / 2 * (1 + self.scale)
+        return int(np.ceil(half_diagonal - size / 2 + self.elastic))
+
+    def spatial(
+        self, image: NDArray[np.float32], ids: NDArray[np.int32], *, size: int, generator: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Deforms both alike and keeps the central crop. image: ``(C, *spatial)``; ids: ``(*spatial)``."""
+        for axis in range(ids.ndim):
+            if generator.random() < 0.5:
+                image, ids = np.flip(image, axis + 1), np.flip(ids, axis)
+        deform = self._elastic(ids.ndim, size)
+        seed = int(generator.integers(2**31))
+        bent = deform.set_random_state(seed)(torch.from_numpy(image.copy()), mode="bilinear")
+        bent_ids = deform.set_random_state(seed)(
+            torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest", padding_mode="zeros"
+        )
+        return np.asarray(bent, np.float32), np.rint(np.asarray(bent_ids)[0]).astype(np.int32)
+
+    def _elastic(self, ndim: int, size: int) -> Rand2DElastic | Rand3DElastic:
+        ranges = {
+            "prob": 1.0,
+            "scale_range": (self.scale,) * ndim,
+            "spatial_size": (size,) * ndim,
+            "padding_mode": "reflection",
+        }
+        if ndim == 2:
+            return Rand2DElastic(
+                spacing=(self.spacing,) * 2,
+                magnitude_range=(0.0, self.elastic),
+                rotate_range=self.rotation,
+                shear_range=(self.shear,) * 2,
+                **ranges,
+            )
+        return Rand3DElastic(
+            sigma_range=(self.spacing / 4, self.spacing / 2),
+            magnitude_range=(0.0, 10 * self.elastic),
+            rotate_range=(self.rotation, 0.0, 0.0),
+            **ranges,
+        )
+
+    def intensity(self, image: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+        """image: ``(C, *spatial)``, about 0..1; may leave that range."""
+        exponent = self.gamma ** generator.uniform(-1, 1)
+        image = np.sign(image) * np.abs(image) ** exponent
+        image = image * generator.uniform(1 - self.contrast, 1 + self.contrast)
+        image = image + generator.uniform(-self.brightness, self.brightness)
+        if generator.random() < 1 / 3:
+            sigma = generator.uniform(0, self.blur)
+            image = ndimage.gaussian_filter(image, (0, *(sigma,) * (image.ndim - 1)))
+        noise = generator.standard_normal(image.shape, np.float32) * generator.uniform(0, self.noise)
+        return (image + noise).astype(np.float32)
+
+
+def crop_centre(
+    combinations: Combinations, *, near_object: float, near_overlap: float, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """``(D,)`` centre of a crop: near an overlap, near an object, or anywhere, with these probabilities."""
+    shape = np.array(combinations.ids.shape)
+    choice = generator.random()
+    several = np.array([len(owners) > 1 for owners in combinations.owners])
+    if choice < near_overlap and several.any():
+        candidates = np.flatnonzero(several[combinations.ids])
+    elif choice < near_overlap + near_object:
+        candidates = np.flatnonzero(combinations.ids)
+    else:
+        candidates = np.zeros(0, np.int64)
+    if len(candidates) == 0:
+        return generator.integers(shape)
+    pixel = np.array(np.unravel_index(generator.choice(candidates), combinations.ids.shape))
+    return pixel + generator.integers(-40, 41, len(shape))
+
+
+def cut(array: NDArray[Any], *, centre: NDArray[np.int64], size: int, fill: str) -> NDArray[Any]:
+    """The last D axes cut to ``size`` about ``centre``; outside the array: ``fill``, a mode of ``np.pad``."""
+    ndim = len(centre)
+    shape = np.array(array.shape[-ndim:])
+    start = np.clip(centre, 0, shape - 1) - size // 2
+    before = np.maximum(-start, 0)
+    after = np.maximum(start + size - shape, 0)
+    inside = np.stack([np.maximum(start, 0), np.minimum(start + size, shape)])
+    part = array[(..., *slices(inside))]
+    if not (before.any() or after.any()):
+        return part
+    widths: Sequence[tuple[int, int]] = [(0, 0)] * (array.ndim - ndim) + [
+        (int(b), int(a)) for b, a in zip(before, after, strict=True)
+    ]
+    padded: NDArray[Any] = np.pad(part, widths, mode=fill)  # type: ignore[call-overload]
+    return padded

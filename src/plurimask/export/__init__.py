@@ -1,0 +1,1 @@
+"""What leaves plurimask: tables, pictures, and the files of a segmented image."""

@@ -1,0 +1,215 @@
+"""The optimisation, on Lightning: mixed precision, averaged weights, resume, the best state by the tune images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from plurimask.data.dataset import Crops, Example, collate
+from plurimask.data.transforms import Augmentation
+from plurimask.metrics.segmentation import score
+from plurimask.model import Model
+from plurimask.predict import pick_device, segment_draws, use_bfloat16
+
+LATEST = "latest.ckpt"
+BEST = "best.ckpt"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: number of updates.
+        batch: crops per update.
+        crop: side of a crop in pixels.
+        learning_rate: of Adam, after the warm-up; falls to zero along a cosine.
+        warmup: updates until the learning rate is reached.
+        clip: largest norm of the gradient.
+        averaging: decay of the exponential moving average of the weights that is evaluated and kept.
+        check_every: updates between two looks at the tune images.
+        patience: looks without a better S after which training stops; None never stops.
+        workers: processes that make crops.
+        near_object: share of crops centred near an object.
+        near_overlap: share of crops centred near an overlap.
+        augmentation: what may happen to a crop.
+        seed: of weights, crops and dropout.
+    """
+
+    steps: int = 12_000
+    batch: int = 2
+    crop: int = 320
+    learning_rate: float = 1e-3
+    warmup: int = 300
+    clip: float = 5.0
+    averaging: float = 0.998
+    check_every: int = 500
+    patience: int | None = None
+    workers: int = 1
+    near_object: float = 0.5
+    near_overlap: float = 0.3
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+
+def fit(
+    model: Model,
+    examples: Sequence[Example],
+    tune: Sequence[Example],
+    *,
+    run: Path,
+    schedule: Schedule,
+    weights: NDArray[np.float64] | None = None,
+    progress: bool = True,
+) -> Model:
+    """Trains a model; continues where a killed run with the same folder stopped.
+
+    Args:
+        model: where to start from; its posterior is trained in place.
+        examples: images to fit.
+        tune: images that choose the best state (by mean S over IoU .5:.05:.95), never fitted.
+        run: folder of checkpoints and logs; not the model's own folder.
+        schedule: how long and how fast.
+        weights: relative frequency of every example.
+        progress: whether to show a bar.
+
+    Returns:
+        The model with the weights that were best on the tune images.
+    """
+    model.posterior.samples = len(examples)
+    latest = run / LATEST
+    done = _steps_done(latest)
+    crops = Crops(
+        examples,
+        model.method,
+        size=schedule.crop,
+        count=schedule.steps * schedule.batch,
+        first=done * schedule.batch,
+        seed=schedule.seed,
+        augmentation=schedule.augmentation,
+        near_object=schedule.near_object,
+        near_overlap=schedule.near_overlap,
+        weights=weights,
+    )
+    loader = DataLoader(
+        crops,
+        batch_size=schedule.batch,
+        collate_fn=collate,
+        num_workers=schedule.workers,
+        persistent_workers=schedule.workers > 0,
+    )
+    looks: DataLoader[Example] = DataLoader(list(tune), batch_size=None, collate_fn=_itself)  # type: ignore[arg-type]
+    trainer = _trainer(run, schedule, done=done, progress=progress)
+    trainer.fit(
+        Training(model, schedule), loader, looks, ckpt_path=str(latest) if done else None, weights_only=bool(done) or None
+    )
+    return _best(model, run)
+
+
+class Training(lightning.LightningModule):
+    """One model under training."""
+
+    def __init__(self, model: Model, schedule: Schedule) -> None:
+        super().__init__()
+        self.posterior = model.posterior
+        self.posterior.to(memory_format=torch.channels_last if model.backbone.ndim == 2 else torch.preserve_format)
+        self.model, self.schedule = model, schedule
+
+    def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        image = batch.pop("image")
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        terms = self.posterior.losses(image, batch)
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            values = {name: float(term) for name, term in terms.items()}
+            raise FloatingPointError(f"the loss is not finite at step {self.global_step}: {values}.")
+        self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """A tune image stays where it is; prediction moves it."""
+        return batch if isinstance(batch, Example) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def validation_step(self, example: Example, number: int) -> None:
+        """S of one draw on one tune image."""
+        seen = replace(self.model, posterior=self.posterior)
+        found = segment_draws(torch.from_numpy(example.image), seen, seeds=[0], device=self.device.type)[0]
+        s = score(example.truth, found).s
+        self.log("tune/S50", float(s[0]), batch_size=1)
+        self.log("tune/avS", float(np.mean(s)), batch_size=1, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.posterior.report())
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.Adam(self.posterior.parameter_groups(self.schedule.learning_rate))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero."""
+        if step < self.schedule.warmup:
+            return (step + 1) / self.schedule.warmup
+        share = (step - self.schedule.warmup) / max(1, self.schedule.steps - self.schedule.warmup)
+        return float(0.5 * (1 + np.cos(np.pi * min(share, 1.0))))
+
+
+def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool) -> lightning.Trainer:
+    every = min(schedule.check_every, schedule.steps)
+    best = ModelCheckpoint(run, "best", monitor="tune/avS", mode="max", enable_version_counter=False)
+    latest = ModelCheckpoint(
+        run, "latest", save_top_k=1, every_n_train_steps=every, enable_version_counter=False, save_on_train_epoch_end=False
+    )
+    callbacks: list[Callback] = [EMAWeightAveraging(decay=schedule.averaging, update_starting_at_step=schedule.warmup), best, latest]
+    if schedule.patience is not None:
+        stopping = lightning.pytorch.callbacks.EarlyStopping("tune/avS", mode="max", patience=schedule.patience)
+        callbacks.append(stopping)
+    device = pick_device("auto")
+    return lightning.Trainer(
+        accelerator=device,
+        devices=1 if device == "cpu" else "auto",
+        precision="bf16-mixed" if use_bfloat16(torch.device(device), "auto") else "32-true",
+        max_steps=schedule.steps,
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=schedule.clip,
+        log_every_n_steps=min(50, every),
+        callbacks=callbacks,
+        logger=CSVLogger(run, name="logs", version=f"from_{done:06d}", flush_logs_every_n_steps=50),
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        default_root_dir=run,
+    )
+
+
+def _steps_done(checkpoint: Path) -> int:
+    if not checkpoint.is_file():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+
+
+def _best(model: Model, run: Path) -> Model:
+    """The averaged weights of the best look."""
+    kept = torch.load(run / BEST, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "posterior."
+    model.posterior.load_state_dict({name.removeprefix(prefix): value for name, value in kept.items()})
+    model.posterior.eval()
+    return model
+
+
+def _itself(example: Example) -> Example:
+    return example

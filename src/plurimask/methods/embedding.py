@@ -1,0 +1,176 @@
+"""R20: every pixel gets an embedding, pixels of one object lie together, mean shift finds the objects.
+
+Rumberger, Mais, Kainmueller 2020, *Probabilistic Deep Learning for Instance Segmentation*. Facts and open choices:
+docs/algorithms.md, "Metric learning".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plurimask.instances import Instances, slices
+from plurimask.methods import discriminative
+from plurimask.networks.unet import CONVOLUTIONS
+from plurimask.ops.components import reconnect, scored, without_small
+from plurimask.ops.mean_shift import mean_shift
+from plurimask.protocols import Backbone, Features, Head, Method, Outputs
+
+BACKGROUND, FOREGROUND, OVERLAP = range(3)
+
+
+@dataclass(frozen=True)
+class Embedding(Method):
+    """Metric learning with a class per pixel: background, one object, several objects.
+
+    Attributes:
+        dimensions: E, of the embedding.
+        margin: delta_d; means of two objects are pushed ``2 margin`` apart.
+        squared_hinge: take R20's Eq. 2 literally (see :func:`plurimask.methods.discriminative.push`).
+        norm_weight: weight of the term that keeps means near the origin.
+        class_weight: weight of the cross-entropy beside the embedding terms.
+        class_weights: of background, foreground and overlap within the cross-entropy.
+        semi_convolutional: pixels per unit of the coordinates that are added to the first D dimensions
+            (Novotny et al. 2018), or None for the plain convolutional embedding of R20. A network with a limited
+            view cannot tell two equal objects apart by their looks; with coordinates it need only point at a centre.
+        levels: decoder levels that the embedding is read from (R20: 1). Coarse levels see a whole object.
+        bandwidth: of the mean shift.
+        threshold: pixels farther than this from every mode belong to no object.
+        foreground: a pixel is background if its background probability is above ``1 - foreground``.
+        min_size: smaller objects are dropped, in pixels.
+        min_contact, max_gap, min_piece: how an object is put together from pieces and overlaps; the defaults are the
+            paper's heuristic (see :func:`plurimask.ops.components.reconnect`).
+    """
+
+    exact_for: ClassVar[frozenset[str]] = frozenset({"empty", "touching blobs"})
+
+    dimensions: int = 16
+    margin: float = 4.0
+    squared_hinge: bool = False
+    norm_weight: float = 0.001
+    class_weight: float = 10.0
+    class_weights: tuple[float, float, float] = (1.0, 3.0, 6.0)
+    semi_convolutional: float | None = 12.0
+    levels: int = 1
+    bandwidth: float = 3.0
+    threshold: float = 3.0
+    foreground: float = 0.5
+    min_size: int = 20
+    min_contact: float = 0.0
+    max_gap: float = 0.0
+    min_piece: float = 0.1
+
+    def targets(self, truth: Instances, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """``labels`` (*spatial) int64, object n is n + 1, 0 where none or several; ``classes`` (*spatial) int64."""
+        owners = truth.owners()
+        labels = np.zeros(truth.shape, np.int64)
+        for number, (box, mask) in enumerate(zip(truth.boxes, truth.masks, strict=True), start=1):
+            labels[slices(box)][mask] = number
+        labels[owners > 1] = 0
+        return {"labels": labels, "classes": np.minimum(owners, OVERLAP).astype(np.int64)}
+
+    def head(self, backbone: Backbone) -> EmbeddingHead:
+        return EmbeddingHead(self, backbone)
+
+    def decode(self, outputs: Outputs) -> Instances:
+        probabilities = self.probabilities(outputs).float().cpu().numpy()
+        foreground = probabilities[BACKGROUND] <= 1 - self.foreground
+        overlap = foreground & (probabilities.argmax(0) == OVERLAP)
+        pixels = np.nonzero(foreground & ~overlap)  # the loss leaves the embedding of overlaps free
+        embedding = self.embed(outputs["embedding"])[0].float().cpu().numpy()
+        points = np.ascontiguousarray(embedding[(slice(None), *pixels)].T)
+        found = mean_shift(points, bandwidth=self.bandwidth, threshold=self.threshold)
+        labels = np.zeros(foreground.shape, np.int32)
+        labels[pixels] = found.labels + 1
+        whole = reconnect(
+            labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece
+        )
+        return without_small(scored(whole, 1 - probabilities[BACKGROUND]), self.min_size)
+
+    def probabilities(self, outputs: Outputs) -> Tensor:
+        return torch.softmax(outputs["classes"][0].float(), 0)
+
+    def condition(self, targets: Outputs) -> Tensor:
+        classes = functional.one_hot(targets["classes"], 3)
+        return torch.movedim(classes, -1, 1).float()
+
+    def ideal(self, truth: Instances) -> Outputs:
+        """Every object's pixels at one point, far from all others; classes beyond doubt."""
+        targets = self.targets(truth, np.random.default_rng(0))
+        labels = torch.from_numpy(targets["labels"])[None]
+        codes = torch.zeros(len(truth) + 1, self.dimensions)
+        for number in range(1, len(truth) + 1):
+            codes[number, number % self.dimensions] = 4 * self.margin * (1 + number // self.dimensions)
+        wanted = torch.movedim(codes[labels], -1, 1)
+        classes = functional.one_hot(torch.from_numpy(targets["classes"])[None], 3)
+        return {
+            "embedding": wanted - self.embed(torch.zeros_like(wanted)),
+            "classes": torch.movedim(classes, -1, 1).float() * 20,
+        }
+
+    def embed(self, embedding: Tensor) -> Tensor:
+        """Adds the coordinates of the semi-convolutional embedding; ``(B, E, *spatial)``."""
+        if self.semi_convolutional is None:
+            return embedding
+        spatial = embedding.shape[2:]
+        axes = [torch.arange(size, device=embedding.device) for size in spatial]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).float() / self.semi_convolutional
+        rest = grid.new_zeros(embedding.shape[1] - len(spatial), *spatial)
+        return embedding + torch.cat([grid, rest])
+
+
+class EmbeddingHead(Head):
+    """1 x 1 convolutions: classes from the finest level, the embedding from several, resized and summed."""
+
+    def __init__(self, method: Embedding, backbone: Backbone) -> None:
+        super().__init__()
+        convolution = CONVOLUTIONS[backbone.ndim]
+        self.method = method
+        self.classes = convolution(backbone.channels[0], 3, 1)
+        self.embedding = nn.ModuleList(
+            convolution(channels, method.dimensions, 1) for channels in backbone.channels[: method.levels]
+        )
+
+    def forward(self, features: Features) -> Outputs:
+        finest = features.decoder[0]
+        embedding = self.embedding[0](finest)
+        for level, read in enumerate(self.embedding[1:], start=1):
+            coarse = read(features.decoder[level]).float()
+            mode = "bilinear" if coarse.ndim == 4 else "trilinear"
+            larger = functional.interpolate(coarse, scale_factor=float(2**level), mode=mode, align_corners=False)
+            embedding = embedding + larger[(..., *(slice(size) for size in embedding.shape[2:]))]
+        return {"embedding": embedding, "classes": self.classes(finest)}
+
+    def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
+        """Pull, push, norm (R20, Eqs. 1-3) and cross-entropy; means over the images of the batch."""
+        weights = outputs["classes"].new_tensor(self.method.class_weights, dtype=torch.float32)
+        entropy = functional.cross_entropy(outputs["classes"].float(), targets["classes"], weight=weights)
+        return {**self._embedding_terms(outputs, targets["labels"]), "classes": self.method.class_weight * entropy}
+
+    def _embedding_terms(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
+        method, images = self.method, len(labels)
+        image, *pixels = torch.nonzero(labels, as_tuple=True)
+        if len(image) == 0:
+            nothing = 0.0 * outputs["embedding"].float().sum()
+            return {"pull": nothing, "push": nothing, "norm": nothing}
+        raw = outputs["embedding"][(image, slice(None), *pixels)].float()
+        coordinates = method.embed(outputs["embedding"].new_zeros(1, *outputs["embedding"].shape[1:]).float())
+        points = raw + coordinates[0][(slice(None), *pixels)].T
+        numbers = image * (labels.max() + 1) + labels[(image, *pixels)]
+        objects, owner = torch.unique(numbers, return_inverse=True)
+        home = objects // (labels.max() + 1)
+        centre = discriminative.centres(points, owner, home)
+        by_image = discriminative.mean_by_image
+        apart = discriminative.push(centre, margin=method.margin, squared=method.squared_hinge, images=images)
+        norm = discriminative.centres(raw, owner, home).means.square().sum(1)
+        return {
+            "pull": by_image(discriminative.pull(points, owner, centre), home, images).mean(),
+            "push": apart.mean(),
+            "norm": method.norm_weight * by_image(norm, home, images).mean(),
+        }

@@ -1,0 +1,170 @@
+"""A trained model: everything that prediction needs, kept as a folder with ``model.json`` and ``weights.safetensors``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from plurimask.agglomerate import Agglomeration, CompleteLinkage
+from plurimask.data.normalise import Normalisation
+from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of things in the training images.
+
+    Attributes:
+        pixel_size: micrometres per pixel, or None where it is not known.
+        diameter: median diameter of the objects, in pixels (that of a disk of the same area).
+    """
+
+    pixel_size: float | None = None
+    diameter: float | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a folder holds.
+
+    Attributes:
+        posterior: the network or networks, with their doubt.
+        method: how outputs become objects.
+        normalisation: of intensities.
+        agglomeration: of draws.
+        scale: of the training images.
+        channels: what the channels of an image mean, in order.
+        window: largest side of a prediction window, in pixels.
+        halo: how far a window sees beyond what it answers for, in pixels.
+        trained_on: names of the images that were fitted.
+        card: free facts for people (data, licence, measured numbers).
+    """
+
+    posterior: Posterior
+    method: Method
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    agglomeration: Agglomeration = field(default_factory=CompleteLinkage)
+    scale: Scale = field(default_factory=Scale)
+    channels: tuple[str, ...] = ("intensity",)
+    window: int = 768
+    halo: int = 128
+    trained_on: tuple[str, ...] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of the (first) network."""
+        return next(part.backbone for part in self.posterior.modules() if isinstance(part, Network))
+
+    def save(self, folder: Path | str, *, half: bool = False) -> None:
+        """Writes the folder; an existing model is replaced file by file, each by renaming.
+
+        Args:
+            folder: made if it does not exist.
+            half: store the weights as float16.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: _stored(value, half=half) for name, value in self.posterior.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors.part")
+        text = json.dumps(self.describe(), indent=2, default=list)
+        (folder / "model.json.part").write_text(text + "\n", encoding="utf-8")
+        for name in ("weights.safetensors", "model.json"):
+            os.replace(folder / f"{name}.part", folder / name)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, ready for JSON."""
+        parts = {name: describe(getattr(self, name)) for name in PARTS}
+        plain = {name: getattr(self, name) for name in PLAIN}
+        return {"format": FORMAT, **parts, **plain}
+
+
+PARTS = ("backbone", "method", "posterior", "normalisation", "agglomeration", "scale")
+PLAIN = ("channels", "window", "halo", "trained_on", "card")
+
+
+def load_model(model: Path | str) -> Model:
+    """A model by the name of a shipped one ("nuclei") or by its folder.
+
+    Raises:
+        FileNotFoundError: if there is no such model; the message lists the shipped ones.
+        ValueError: if the folder was written by a newer plurimask.
+    """
+    folder = find_model(model)
+    text = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    if text["format"] > FORMAT:
+        raise ValueError(f"{folder} has format {text['format']}, this plurimask reads up to {FORMAT}: please update it.")
+    method: Method = build(text["method"])
+    posterior: Posterior = build(text["posterior"], network_factory(text["backbone"], method))
+    weights = {name: value.float() for name, value in load_file(folder / "weights.safetensors").items()}
+    posterior.load_state_dict(weights)
+    posterior.eval()
+    parts = {name: build(text[name]) for name in ("normalisation", "agglomeration", "scale")}
+    plain = {name: _tuples(text[name]) for name in PLAIN if name != "card"}
+    return Model(posterior=posterior, method=method, **parts, **plain, card=text["card"])
+
+
+def find_model(model: Path | str) -> Path:
+    """The folder of a model."""
+    for folder in (Path(model), SHIPPED / str(model)):
+        if (folder / "model.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"there is no model {str(model)!r}: neither a folder with a model.json nor one of the shipped models "
+        f"({', '.join(shipped_models())})."
+    )
+
+
+def shipped_models() -> list[str]:
+    """Names of the models in the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
+
+
+def network_factory(backbone: Mapping[str, Any], method: Method) -> NetworkFactory:
+    """From the description of a backbone; every call makes fresh weights."""
+
+    def network() -> Network:
+        seen: Backbone = build(backbone)
+        return Network(seen, method.head(seen))
+
+    return network
+
+
+def describe(thing: Any) -> dict[str, Any]:
+    """Class path and the arguments that made a thing; every argument is kept under its own name.
+
+    >>> describe(Normalisation(low=2.0))["init_args"]
+    {'low': 2.0, 'high': 99.8}
+    """
+    names = [name for name in inspect.signature(type(thing)).parameters if name != "network"]
+    path = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    return {"class_path": path, "init_args": {name: getattr(thing, name) for name in names}}
+
+
+def build(description: Mapping[str, Any], *arguments: Any) -> Any:
+    """The reverse of :func:`describe`."""
+    module, _, name = description["class_path"].rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    settings = {key: _tuples(value) for key, value in description["init_args"].items()}
+    return made(*arguments, **settings)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _stored(value: torch.Tensor, *, half: bool) -> torch.Tensor:
+    kept = value.half() if half and value.is_floating_point() else value
+    return kept.detach().cpu().contiguous()

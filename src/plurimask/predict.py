@@ -1,0 +1,139 @@
+"""The whole story: image -> windows -> draws -> instances -> agglomerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plurimask.instances import Instances, concatenate
+from plurimask.model import Model, load_model
+from plurimask.probabilistic import ProbabilisticInstances
+from plurimask.rescale import rescale_image, rescale_result, training_zoom
+from plurimask.windows import grid
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def segment(
+    image: NDArray[Any],
+    model: Model | Path | str = "nuclei",
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    pixel_size: float | None = None,
+    diameter: float | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> ProbabilisticInstances:
+    """Finds the objects of an image, each with its probability.
+
+    Args:
+        image: ``(C, *spatial)`` or, for one channel, ``(*spatial)``; any numeric dtype.
+        model: a model, its folder, or the name of a shipped one.
+        draws: how often the model is asked; at most 255. A deterministic model is asked once.
+        seed: of the first draw; draw s has seed ``seed + s``.
+        pixel_size: of the image in micrometres; the image is rescaled to the model's.
+        diameter: of the objects in pixels; the image is rescaled to the model's training scale.
+        device: "auto" takes a GPU where there is one.
+        precision: "auto" is bfloat16 where the processor supports it.
+
+    Raises:
+        ValueError: if the image does not fit the model (channels, axes, NaN) or draws is out of range.
+    """
+    model = model if isinstance(model, Model) else load_model(model)
+    image = checked(image, model)
+    zoom = training_zoom(model.scale, pixel_size=pixel_size, diameter=diameter)
+    scaled = torch.from_numpy(model.normalisation(rescale_image(image, zoom)))
+    instances = segment_draws(scaled, model, seeds=seeds_of(model, draws, seed), device=device, precision=precision)
+    return rescale_result(model.agglomeration(instances), image.shape[1:])
+
+
+def segment_draws(
+    image: Tensor, model: Model, *, seeds: Sequence[int], device: Device = "auto", precision: Precision = "auto"
+) -> list[Instances]:
+    """The objects of every draw, before they are agglomerated. image: ``(C, *spatial)``, normalised."""
+    shape = tuple(image.shape[1:])
+    parts: list[list[Instances]] = [[Instances.empty(shape)] for _ in seeds]
+    with ready(model, device=device, precision=precision) as target:
+        batch = to_device(image[None], target)
+        context = model.posterior.context(batch)
+        for window in grid(shape, size=model.window, halo=model.halo, stride=model.backbone.strides[-1]):
+            seen = batch[(..., *(slice(start, stop) for start, stop in window.outer.T))]
+            for part, outputs in zip(parts, model.posterior.draws(seen, seeds, context=context), strict=True):
+                found = model.method.decode(outputs)
+                part.append(found.select(window.answers_for(found)).shift(window.outer[0], shape))
+    return [concatenate(part[1:]) for part in parts]
+
+
+def seeds_of(model: Model, draws: int, seed: int) -> range:
+    """The seeds of the draws.
+
+    Raises:
+        ValueError: if there are none or more than 255.
+    """
+    if not 1 <= draws <= 255:
+        raise ValueError(f"draws must lie between 1 and 255, not at {draws}.")
+    return range(seed, seed + (draws if model.posterior.stochastic else 1))
+
+
+def checked(image: NDArray[Any], model: Model) -> NDArray[Any]:
+    """The image as ``(C, *spatial)``, or a clear error."""
+    image = np.asarray(image)
+    ndim, channels = model.backbone.ndim, len(model.channels)
+    if image.ndim == ndim and channels == 1:
+        image = image[None]
+    if image.ndim != ndim + 1 or image.shape[0] != channels:
+        raise ValueError(
+            f"the image has shape {image.shape}; this model wants ({channels}, {', '.join('ZYX'[-ndim:])}): "
+            f"{channels} channel{'s' * (channels > 1)} ({', '.join(model.channels)}) and {ndim} spatial axes."
+        )
+    if 0 in image.shape:
+        raise ValueError(f"the image is empty: its shape is {image.shape}.")
+    if not np.isfinite(image).all():
+        raise ValueError("the image has values that are NaN or infinite; mend or mask them before segmenting.")
+    return image
+
+
+@contextmanager
+def ready(model: Model, *, device: Device, precision: Precision) -> Iterator[torch.device]:
+    """The model on its device, in eval mode, under the wanted precision, without gradients; restored afterwards."""
+    target = torch.device(pick_device(device))
+    training = model.posterior.training
+    model.posterior.to(target).eval()
+    dtype = torch.bfloat16
+    try:
+        with torch.inference_mode(), torch.autocast(target.type, dtype, enabled=use_bfloat16(target, precision)):
+            yield target
+    finally:
+        model.posterior.train(training)
+
+
+def pick_device(device: Device) -> str:
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def use_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether to multiply in bfloat16: asked for, or fast on this processor."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """Moved, with channels last in memory, which convolutions on CPU and GPU prefer."""
+    layout = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
+    return batch.to(device).contiguous(memory_format=layout)

@@ -1,0 +1,250 @@
+"""Objects with doubt: what several draws agree and disagree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plurimask import uncertainty
+from plurimask.instances import Instances, Mask, bounding_box, slices
+from plurimask.selection import most_probable
+
+
+@dataclass(frozen=True, eq=False)
+class ProbabilisticInstances:
+    """Hypotheses about the objects of one image, from S draws of a posterior.
+
+    Attributes:
+        boxes: ``(N, 2, D)`` int64, start and stop of the union of an object's members.
+        counts: N uint8 crops: in how many draws the pixel belongs to the object.
+        draws: S, the number of draws (at most 255).
+        existence: ``(N,)`` float64: the probability that the object exists, the mean over the draws of the
+            matched member's score (0 where there is none), calibrated if the model is.
+        members: for every object the ``(draw, index)`` pairs that it was made of, at most one a draw.
+        conflicts: ``(M, 2)`` int64: pairs of objects that cannot both be true ("one object or two?").
+        shape: shape of the image.
+        features: name -> array with first axis N.
+    """
+
+    boxes: NDArray[np.int64]
+    counts: tuple[NDArray[np.uint8], ...]
+    draws: int
+    existence: NDArray[np.float64]
+    members: tuple[tuple[tuple[int, int], ...], ...]
+    conflicts: NDArray[np.int64]
+    shape: tuple[int, ...]
+    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count, ndim = len(self.counts), len(self.shape)
+        lengths = {len(self.boxes), len(self.existence), len(self.members), *map(len, self.features.values()), count}
+        if len(lengths) > 1 or self.boxes.shape[1:] != (2, ndim):
+            raise ValueError(
+                f"{count} objects in {ndim}-D need boxes of shape {(count, 2, ndim)} and one existence, one tuple of "
+                f"members and one row of every feature each, but came with boxes of shape {self.boxes.shape}, "
+                f"{len(self.existence)} existences and {len(self.members)} tuples of members."
+            )
+        if not 1 <= self.draws <= 255:
+            raise ValueError(f"{self.draws} draws: counts are kept in 8 bits, so there must be 1 to 255.")
+        if not np.isfinite(self.existence).all():
+            broken = np.flatnonzero(~np.isfinite(self.existence)).tolist()
+            raise FloatingPointError(f"the existence of objects {broken} is not finite; look for NaN in their scores.")
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], draws: int) -> ProbabilisticInstances:
+        """No object in any draw of an image of this shape."""
+        nothing = np.zeros((0, 2), np.int64)
+        return cls(np.zeros((0, 2, len(shape)), np.int64), (), draws, np.zeros(0), (), nothing, tuple(shape))
+
+    # ------------------------------------------------------------------------------------------- what the draws say
+
+    @cached_property
+    def occurs(self) -> NDArray[np.bool_]:
+        """``(N, S)`` bool: in which draws an object has a member."""
+        table = np.zeros((len(self), self.draws), np.bool_)
+        for row, pairs in zip(table, self.members, strict=True):
+            row[[draw for draw, _ in pairs]] = True
+        return table
+
+    def probabilities(self, n: int) -> NDArray[np.float32]:
+        """Crop in ``boxes[n]``: the probability that a pixel belongs to object n, count / draws."""
+        return self.counts[n].astype(np.float32) / np.float32(self.draws)
+
+    def probabilities_if_exists(self, n: int) -> NDArray[np.float32]:
+        """Crop in ``boxes[n]``: the probability that a pixel belongs to object n where n exists, count / members."""
+        return self.counts[n].astype(np.float32) / np.float32(max(1, len(self.members[n])))
+
+    def mask(self, n: int) -> Mask:
+        """Crop in ``boxes[n]``: the pixels in at least half of the object's members."""
+        majority: Mask = self.counts[n] >= uncertainty.majority(len(self.members[n]))
+        return majority
+
+    def draw_counts(self) -> NDArray[np.int64]:
+        """``(S,)`` number of objects in every draw."""
+        found: NDArray[np.int64] = self.occurs.sum(axis=0, dtype=np.int64)
+        return found
+
+    @property
+    def mean_count(self) -> float:
+        """Mean over the draws of the number of objects."""
+        return float(self.draw_counts().mean())
+
+    def count_interval(self, level: float = 0.95) -> tuple[int, int]:
+        """Smallest and largest number of objects within the central ``level`` of the draws.
+
+        Both are numbers that a draw has; the quantiles are rounded outwards, so that few draws give a wide interval
+        rather than a falsely narrow one: with 8 draws and 0.95 it reaches from the least to the most.
+        """
+        if not 0 < level <= 1:
+            raise ValueError(f"level is {level}; it must be in (0, 1], 0.95 for a 95 % interval.")
+        tail, found = (1 - level) / 2, self.draw_counts()
+        return int(np.quantile(found, tail, method="lower")), int(np.quantile(found, 1 - tail, method="higher"))
+
+    def entropy_map(self) -> NDArray[np.float32]:
+        """``(*spatial)`` float32, in nats (0 to ln 2): how unsure the draws are of the objects at every pixel.
+
+        The largest over the objects of H(count / draws): a pixel that surely is foreground, but of one object in half
+        of the draws and of another in the other half, is as doubtful as can be. (The entropy of the foreground alone
+        would call it certain.) Rejected hypotheses take part: they are where the doubt comes from.
+        """
+        levels = uncertainty.binary_entropy(np.arange(self.draws + 1) / self.draws).astype(np.float32)
+        entropy = np.zeros(self.shape, np.float32)
+        for box, counts in zip(self.boxes, self.counts, strict=True):
+            part = entropy[slices(box)]
+            np.maximum(part, levels[counts], out=part)
+        return entropy
+
+    # ---------------------------------------------------------------------------------------------- sets of objects
+
+    def hypotheses(self) -> Instances:
+        """All N hypotheses, conflicts included, in this order and in ``boxes``: their majority masks."""
+        masks = tuple(self.mask(n) for n in range(len(self)))
+        return Instances(self.boxes, masks, self.existence, self.shape, self.features)
+
+    def threshold(self, p: float = 0.75) -> Instances:
+        """The papers' objects: the pixels with count / draws >= p; objects without such pixels are gone.
+
+        At least p, because 0.75 of 8 draws is 6 exactly (Rumberger et al. 2020 leave open whether > or >=).
+        Scores are the existence; the feature ``hypothesis`` is the object's index in this set.
+        """
+        if not 0 < p <= 1:
+            raise ValueError(f"p is {p}; a mask probability to cut at must be in (0, 1], 0.75 in the papers.")
+        least = p * self.draws - 1e-9
+        return self._cut_out(range(len(self)), [counts >= least for counts in self.counts])
+
+    def best(self) -> Instances:
+        """The most probable set of objects without a conflict (the rule: :func:`plurimask.selection.most_probable`).
+
+        Masks are the pixels in at least half of an object's members, scores the existence; objects may overlap. The
+        feature ``hypothesis`` is the object's index in this set.
+        """
+        every = self.hypotheses()
+        chosen = np.flatnonzero(self._chosen(every, self._shared_pixels(every)))
+        return self._cut_out(chosen.tolist(), [every.masks[n] for n in chosen])
+
+    def to_labels(self) -> NDArray[np.int32]:
+        """``(*spatial)`` int32: :meth:`best` as a label map; where objects overlap, the more probable one owns."""
+        return self.best().to_labels()
+
+    def to_masks(self) -> NDArray[np.bool_]:
+        """``(K, *spatial)`` bool: the K objects of :meth:`best`, overlaps kept."""
+        return self.best().to_masks()
+
+    def _chosen(self, every: Instances, shared: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """``(N,)`` bool: which hypotheses are in :meth:`best`."""
+        return most_probable(self.existence, every.areas, conflicts=self.conflicts, shared=shared)
+
+    def _cut_out(self, indices: Sequence[int], masks: Sequence[Mask]) -> Instances:
+        """Masks in the boxes of ``indices``, in boxes that fit them; empty ones go."""
+        boxes, crops, kept = [], [], []
+        for n, mask in zip(indices, masks, strict=True):
+            tight = bounding_box(mask)
+            if tight is not None:
+                boxes.append(tight + self.boxes[n, 0])
+                crops.append(mask[slices(tight)])
+                kept.append(n)
+        order = np.array(kept, np.int64)
+        features = {name: values[order] for name, values in self.features.items()} | {"hypothesis": order}
+        return Instances.from_crops(boxes, crops, self.shape, scores=self.existence[order], features=features)
+
+    # ------------------------------------------------------------------------------------------- numbers per object
+
+    def table(self) -> dict[str, NDArray[Any]]:
+        """One row a hypothesis, in this order; name of the column -> ``(N,)``. Lengths are in pixels.
+
+        * ``label``: the object's id in ``to_labels()``, 0 for a rejected hypothesis.
+        * ``area``, ``centroid-0`` ..., ``bbox-0`` ... (starts, then stops), as scikit-image names them; of the majority
+          mask. Without a pixel: area 0, centroid NaN, the box of the union.
+        * ``p_exists``: existence. ``agreement``: how alike the members are (:func:`uncertainty.agreement`).
+        * ``entropy``: mean over the pixels, in nats. ``p_split``, ``p_merge``: share of the draws that see several
+          objects here, or only a part of one (:func:`uncertainty.split_and_merge`).
+        * ``alternative_of``: for a rejected hypothesis the label of the chosen one that it shares most pixels with of
+          those it is in conflict with; 0 where there is none.
+        * ``review_order``: 1 = look first (:func:`uncertainty.doubt`).
+        """
+        every = self.hypotheses()
+        shared = self._shared_pixels(every)
+        chosen = self._chosen(every, shared)
+        label = np.where(chosen, np.cumsum(chosen), 0)
+        parts = uncertainty.parts_of_wholes(self.conflicts, shared, every.areas)
+        split, merge = uncertainty.split_and_merge(self.occurs, parts)
+        both = zip(self.counts, self.members, strict=True)
+        agreements = np.array([uncertainty.agreement(counts, members=len(pairs)) for counts, pairs in both], np.float64)
+        entropies = [uncertainty.mean_entropy(counts, draws=self.draws) for counts in self.counts]
+        doubts = uncertainty.doubt(self.existence, agreements, chosen)
+        return {
+            "label": label,
+            "area": every.areas,
+            **_geometry(every),
+            "p_exists": self.existence,
+            "agreement": agreements,
+            "entropy": np.array(entropies, np.float64),
+            "p_split": split,
+            "p_merge": merge,
+            "alternative_of": self._alternative_of(label, shared),
+            "review_order": uncertainty.review_order(doubts, chosen),
+        }
+
+    def _shared_pixels(self, every: Instances) -> NDArray[np.int64]:
+        """``(M,)`` number of pixels that the two majority masks of every conflict share."""
+        shared = np.zeros(len(self.conflicts), np.int64)
+        for row, (a, b) in enumerate(self.conflicts):
+            common = np.stack([np.maximum(*self.boxes[[a, b], 0]), np.minimum(*self.boxes[[a, b], 1])])
+            if (common[0] < common[1]).all():
+                first, second = (every.masks[n][slices(common - self.boxes[n, 0])] for n in (a, b))
+                shared[row] = np.count_nonzero(first & second)
+        return shared
+
+    def _alternative_of(self, label: NDArray[np.int64], shared: NDArray[np.int64]) -> NDArray[np.int64]:
+        alternative, most = np.zeros(len(self), np.int64), np.full(len(self), -1, np.int64)
+        for (a, b), pixels in zip(self.conflicts, shared, strict=True):
+            for rejected, rival in ((a, b), (b, a)):
+                if label[rejected] == 0 and label[rival] > 0 and pixels > most[rejected]:
+                    alternative[rejected], most[rejected] = label[rival], pixels
+        return alternative
+
+
+def _geometry(objects: Instances) -> dict[str, NDArray[Any]]:
+    """Columns ``centroid-i`` and ``bbox-i``."""
+    centroids = np.full((len(objects), objects.ndim), np.nan)
+    corners = objects.boxes.copy()
+    for n, mask in enumerate(objects.masks):
+        tight = bounding_box(mask)
+        if tight is not None:
+            corners[n] = tight + objects.boxes[n, 0]
+            centroids[n] = np.argwhere(mask).mean(axis=0) + objects.boxes[n, 0]
+    columns: dict[str, NDArray[Any]] = {f"centroid-{axis}": centroids[:, axis] for axis in range(objects.ndim)}
+    flat = corners.reshape(len(objects), 2 * objects.ndim)
+    return columns | {f"bbox-{place}": flat[:, place] for place in range(2 * objects.ndim)}

@@ -1,0 +1,183 @@
+"""From folders of images with truth to a model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plurimask.data.dataset import Example
+from plurimask.data.normalise import Normalisation
+from plurimask.data.samples import Source
+from plurimask.data.sources import open_source
+from plurimask.fitting import Schedule, fit
+from plurimask.instances import Instances
+from plurimask.methods import Embedding
+from plurimask.model import Model, Scale, build, describe, load_model, network_factory
+from plurimask.networks import UNet
+from plurimask.posteriors import ConcreteDropout
+from plurimask.protocols import Backbone, Method, NetworkFactory, Posterior
+
+
+def train(
+    data: Sequence[Path | str],
+    output: Path | str,
+    *,
+    method: Method = Embedding(),
+    backbone: Callable[[int], Backbone] = UNet,
+    posterior: Callable[[NetworkFactory], Posterior] = ConcreteDropout,
+    schedule: Schedule = Schedule(),
+    normalisation: Normalisation = Normalisation(),
+    weights: Sequence[float] | None = None,
+    channels: Sequence[str] | None = None,
+    axes: str | None = None,
+    init: Path | str | None = None,
+    window: int = 768,
+    halo: int = 128,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Model:
+    """Trains a model on the *fit* parts of data sets and keeps the state that is best on the first one's *tune* part.
+
+    A killed run continues when the same command is given again: checkpoints and logs lie in ``OUTPUT.run``.
+
+    Args:
+        data: folders with images and truth in any layout that :func:`plurimask.data.sources.open_source` knows.
+        output: folder of the model to be made.
+        method: how pixels become objects.
+        backbone: makes the backbone from the number of channels.
+        posterior: makes the posterior from a factory of networks.
+        schedule: how long and how fast.
+        normalisation: of intensities.
+        weights: how often crops come from each folder, relative to the others; by number of images if None.
+        channels: names of the channels.
+        axes: of the image files, where they do not say it themselves.
+        init: a trained model to start from; it brings its own method, backbone, posterior and normalisation.
+        window: largest side of a prediction window.
+        halo: how far a window sees beyond what it answers for.
+        overwrite: replace a model that is already there, and start its run afresh.
+        progress: whether to show a bar.
+
+    Raises:
+        FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
+        ValueError: if a part is empty, images differ in channels, or weights do not fit the folders.
+    """
+    output = Path(output)
+    run = _run_folder(output, overwrite=overwrite)
+    start = load_model(init) if init is not None else None
+    normalise = start.normalisation if start else normalisation
+    parts = [_examples(open_source(folder, split="fit", axes=axes), normalise) for folder in data]
+    tune = _examples(open_source(data[0], split="tune", axes=axes), normalise)
+    examples = [example for part in parts for example in part]
+    count = _channel_count([*examples, *tune])
+    names = tuple(channels or (start.channels if start else _default_names(count)))
+    if len(names) != count:
+        raise ValueError(f"the images have {count} channels, but {len(names)} names were given: {', '.join(names)}.")
+    torch.manual_seed(schedule.seed)
+    model = start or _fresh(method, backbone(count), posterior)
+    model = replace(
+        model,
+        normalisation=normalise,
+        channels=names,
+        scale=_scale(open_source(data[0], split="fit", axes=axes), parts[0]),
+        window=window,
+        halo=halo,
+        trained_on=tuple(dict.fromkeys([*(start.trained_on if start else ()), *(e.name for e in examples)])),
+    )
+    _remember(run, model, schedule)
+    fitted = fit(
+        model, examples, tune, run=run, schedule=schedule, weights=_frequencies(parts, weights), progress=progress
+    )
+    fitted.save(output)
+    return fitted
+
+
+def _fresh(method: Method, backbone: Backbone, posterior: Callable[[NetworkFactory], Posterior]) -> Model:
+    return Model(posterior=posterior(network_factory(describe(backbone), method)), method=method)
+
+
+def _run_folder(output: Path, *, overwrite: bool) -> Path:
+    run = output.with_name(output.name + ".run")
+    if (output / "model.json").exists() and not overwrite:
+        raise FileExistsError(f"{output} holds a model already; choose another folder or allow overwriting.")
+    run.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for checkpoint in run.glob("*.ckpt"):
+            checkpoint.unlink()
+        (run / "settings.json").unlink(missing_ok=True)
+    return run
+
+
+def _remember(run: Path, model: Model, schedule: Schedule) -> None:
+    """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
+    settings = {**model.describe(), "schedule": describe(schedule)}
+    settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
+    text = json.dumps(settings, indent=2, default=list)
+    file = run / "settings.json"
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise FileExistsError(
+            f"{run} holds a run with other settings (compare {file}); give those, another output, or allow overwriting."
+        )
+    file.write_text(text, encoding="utf-8")
+
+
+def _examples(source: Source, normalise: Normalisation) -> list[Example]:
+    """Reads a part into memory.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    if len(source) == 0:
+        raise ValueError(f"{source.folder} has no images in its {source.split!r} part; training needs some.")
+    pairs = ((sample.name, *sample.read()) for sample in source)
+    return [Example(name, normalise(image.data), truth) for name, image, truth in pairs]
+
+
+def _channel_count(examples: Sequence[Example]) -> int:
+    counts = {len(example.image): example.name for example in examples}
+    if len(counts) > 1:
+        found = ", ".join(f"{count} ({name})" for count, name in sorted(counts.items()))
+        raise ValueError(f"the images differ in their number of channels: {found}; give images that agree.")
+    return next(iter(counts))
+
+
+def _default_names(count: int) -> tuple[str, ...]:
+    return ("intensity",) if count == 1 else tuple(f"channel {number}" for number in range(count))
+
+
+def _frequencies(
+    parts: Sequence[Sequence[Example]], weights: Sequence[float] | None
+) -> NDArray[np.float64] | None:
+    """``(images,)`` probabilities: a folder's weight is shared by its images."""
+    if weights is None:
+        return None
+    if len(weights) != len(parts) or min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(f"{len(parts)} folders want as many weights, not negative and not all zero; got {weights}.")
+    shares = [weight / len(part) for part, weight in zip(parts, weights, strict=True) for _ in part]
+    return np.array(shares) / np.sum(weights)
+
+
+def _scale(source: Source, examples: Sequence[Example]) -> Scale:
+    """Pixel size, if the files know it and agree, and the median diameter of the objects."""
+    sizes = {sample.image().pixel_size for sample in source}
+    size = sizes.pop() if len(sizes) == 1 else None
+    areas = np.concatenate([example.truth.areas for example in examples])
+    ndim = examples[0].truth.ndim
+    diameter = float(np.median(equivalent_diameter(areas, ndim))) if len(areas) else None
+    return Scale(pixel_size=size[-1] if size else None, diameter=diameter)
+
+
+def equivalent_diameter(areas: NDArray[np.int64], ndim: int) -> NDArray[np.float64]:
+    """Diameter of a disk or ball of the same size.
+
+    >>> equivalent_diameter(np.array([314]), 2).round(1)
+    array([20.])
+    """
+    ball = np.pi if ndim == 2 else 4 / 3 * np.pi
+    diameters: NDArray[np.float64] = 2 * (areas / ball) ** (1 / ndim)
+    return diameters

@@ -1,0 +1,199 @@
+"""Folders of images with truth: layouts, pairs by name, and parts that never share an image."""
+
+import json
+import pickle
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import tifffile
+
+from plurimask.data.folders import _hold_out
+from plurimask.data.io import UnreadableImage
+from plurimask.data.sources import BBBC010, open_source
+
+SHAPE = (6, 8)
+LABELS = np.array([[0] * 8, [0, 1, 1, 0, 0, 2, 2, 0]] + [[0] * 8] * 4, np.uint8)
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, values)
+
+
+def image(path, value=7):
+    write(path, np.full(SHAPE, value, np.uint8))
+
+
+def check(source, names):
+    assert [sample.name for sample in source] == names
+    for sample in source:
+        picture, truth = pickle.loads(pickle.dumps(sample)).read()
+        assert picture.data.shape == (1, *SHAPE)
+        assert sorted(truth.areas.tolist()) == [2, 2]
+
+
+def test_images_and_masks_of_equal_names(tmp_path):
+    for name in ("i_1", "i_2", "i_10"):
+        image(tmp_path / "images" / f"{name}.tif")
+        write(tmp_path / "masks" / f"{name}.png", LABELS)
+    image(tmp_path / "images" / "not annotated yet.tif")
+    check(open_source(tmp_path), ["i_1", "i_2", "i_10"])
+
+
+def test_images_and_one_mask_per_file(tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / "flat" / "images" / f"{name}.tif")
+        image(tmp_path / "deep" / "images" / f"{name}.tif")
+        for number in (1, 2):
+            write(tmp_path / "flat" / "masks" / f"{name}_{number}.png", (number == LABELS) * np.uint8(255))
+            write(tmp_path / "deep" / "masks" / name / f"{number}.png", (number == LABELS) * np.uint8(255))
+    check(open_source(tmp_path / "flat"), ["a", "b"])
+    check(open_source(tmp_path / "deep"), ["a", "b"])
+
+
+def test_masks_beside_images(tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / f"{name}.tif")
+        write(tmp_path / f"{name}_masks.tif", LABELS)
+    check(open_source(tmp_path), ["a", "b"])
+
+
+def test_a_folder_per_image(tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / name / "images" / f"{name}.png")
+        for number in (1, 2):
+            write(tmp_path / name / "masks" / f"{number}f.png", (number == LABELS) * np.uint8(255))
+    check(open_source(tmp_path), ["a", "b"])
+
+
+@pytest.mark.parametrize("place", ["", "images"])
+def test_coco_and_its_images(tmp_path, place):
+    square = [[0, 0, 2, 0, 2, 1, 0, 1]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 6, "width": 8}],
+        "annotations": [{"image_id": 1, "segmentation": square}, {"image_id": 1, "segmentation": square}],
+    }
+    image(tmp_path / place / "a.png")
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    check(open_source(tmp_path), ["a"])
+
+
+def test_sub_folders_are_the_split(tmp_path):
+    for part in ("train", "val", "test"):
+        image(tmp_path / part / "images" / "001.tif")
+        write(tmp_path / part / "masks" / "001.tif", LABELS)
+    check(open_source(tmp_path, split="fit"), ["train/001"])
+    check(open_source(tmp_path, split="tune"), ["val/001"])
+    check(open_source(tmp_path, split="report"), ["test/001"])
+    assert len(open_source(tmp_path)) == 3
+
+
+def test_without_sub_folders_some_are_held_out(tmp_path):
+    for number in range(20):
+        image(tmp_path / "images" / f"{number}.tif")
+        write(tmp_path / "masks" / f"{number}.tif", LABELS)
+    fit, tune = ({sample.name for sample in open_source(tmp_path, split=part)} for part in ("fit", "tune"))
+    assert fit | tune == {str(number) for number in range(20)} and not fit & tune
+    assert fit and tune
+    with pytest.raises(FileNotFoundError, match="'report'"):
+        open_source(tmp_path, split="report")
+
+
+def test_holding_out():
+    names = [f"image {number}" for number in range(2000)]
+    parts = _hold_out(names, [None] * 2000)
+    assert parts.count("tune") / 2000 == pytest.approx(0.2, abs=0.03)
+    # Images that come later move none of the earlier ones.
+    assert _hold_out(names[:1000], [None] * 1000) == parts[:1000]
+    assert _hold_out(["a"], [None]) == ["fit"]
+    for few in (names[:2], names[5:7], names[100:102]):
+        assert sorted(_hold_out(few, [None] * 2)) == ["fit", "tune"]
+    assert _hold_out(["a", "b", "c"], ["fit", "fit", "tune"]) == ["fit", "fit", "tune"]
+
+
+def test_truth_without_an_image_is_told(tmp_path):
+    image(tmp_path / "images" / "a.tif")
+    write(tmp_path / "masks" / "a.tif", LABELS)
+    write(tmp_path / "masks" / "c.tif", LABELS)
+    with pytest.raises(UnreadableImage, match="without an image: c"):
+        open_source(tmp_path)
+
+
+def test_shapes_that_differ_are_told(tmp_path):
+    write(tmp_path / "images" / "a.tif", np.zeros((5, 5), np.uint8))
+    write(tmp_path / "masks" / "a.tif", LABELS)
+    with pytest.raises(UnreadableImage, match=r"a\.tif.*\(5, 5\).*\(6, 8\)"):
+        open_source(tmp_path)[0].read()
+
+
+def test_a_layout_that_is_not_known(tmp_path):
+    image(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"(?s)none of those.*COCO.*IMG_masks\.tif"):
+        open_source(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_source(tmp_path / "none")
+
+
+def test_axes_reach_the_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", np.zeros((3, *SHAPE), np.uint8), photometric="minisblack")
+    write(tmp_path / "masks" / "a.tif", LABELS)
+    with pytest.raises(UnreadableImage, match="--axes CYX"):
+        open_source(tmp_path)[0].read()
+    assert open_source(tmp_path, axes="CYX")[0].read()[0].data.shape == (3, *SHAPE)
+
+
+def broad(folder, wells):
+    for well in wells:
+        for channel, value in (("w1", 1), ("w2", 2)):
+            image(folder / "BBBC010_v1_images" / f"1649_1109_Amp_{well}_{channel}_15AD.tif", value)
+        for number in (1, 2):
+            mask = (number == LABELS) * np.uint8(255)
+            write(folder / "BBBC010_v1_foreground_eachworm" / f"{well}_{number:02d}_ground_truth.png", mask)
+
+
+def test_bbbc010_as_the_broad_packs_it(tmp_path):
+    broad(tmp_path, ["A01", "A04", "C02", "C03", "C04", "E03"])
+    check(open_source(tmp_path, split="fit"), ["A01", "C02"])
+    check(open_source(tmp_path, split="tune"), ["A04"])
+    check(open_source(tmp_path, split="report"), ["C03", "E03"])  # C04 belongs to the papers' second fold
+    assert open_source(tmp_path)[0].image().data.max() == 2  # bright-field
+    both = BBBC010(tmp_path, channels=("w2", "w1"))[0].image()
+    assert both.data.shape == (2, *SHAPE) and both.data[:, 0, 0].tolist() == [2, 1]
+
+
+def test_bbbc010_with_a_list_of_wells(tmp_path):
+    broad(tmp_path, ["A01", "A04"])
+    (tmp_path / "split_report.txt").write_text("A01\n")
+    check(open_source(tmp_path, split="report"), ["A01"])
+
+
+def test_dsb2018(tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / "images" / f"{name}.png")
+        write(tmp_path / "labels" / f"{name}.png", LABELS)
+    (tmp_path / "index.csv").write_text("id,split\nb,fit\na,report\n")
+    check(open_source(tmp_path), ["a", "b"])
+    check(open_source(tmp_path, split="fit"), ["b"])
+
+
+@pytest.mark.data
+def test_the_real_bbbc010(real_data):
+    parts = {part: open_source(real_data / "bbbc010", split=part) for part in ("fit", "tune", "report")}
+    assert {part: len(source) for part, source in parts.items()} == {"fit": 38, "tune": 12, "report": 22}
+    by_default = {part: open_source(real_data / "bbbc010").__class__(real_data / "bbbc010", part) for part in parts}
+    assert by_default == parts
+    picture, truth = parts["fit"][0].read()
+    assert picture.data.shape == (1, 520, 696) and picture.data.dtype == np.uint16
+    assert len(truth) == 15
+    # The masks align with the bright-field channel: worms are darker than the well.
+    assert np.median(picture.data[0][truth.owners() > 0]) < 1500 < np.median(picture.data[0][picture.data[0] > 500])
+
+
+@pytest.mark.data
+def test_the_real_dsb2018(real_data):
+    source = open_source(real_data / "dsb2018", split="tune")
+    assert len(source) == 64
+    picture, truth = source[0].read()
+    assert picture.data.shape[0] == 1 and len(truth) > 0

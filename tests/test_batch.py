@@ -1,0 +1,329 @@
+"""A batch of images to files, with a stand-in for the model: bright pixels are objects."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+import plurimask
+from plurimask import batch
+from plurimask.batch import plan, segment_files
+from plurimask.data.io import read_image
+from plurimask.instances import Instances
+from plurimask.probabilistic import ProbabilisticInstances
+
+ENDINGS = (".plurimask.zarr", "_labels.tif", "_objects.csv", "_overview.png")
+
+
+def bright(image, model, *, draws, **options):
+    """Every connected bright region, seen in all draws but one."""
+    found = Instances.from_labels(ndimage.label(image[0] > 100)[0])
+    seen = max(1, draws - 1)
+    return ProbabilisticInstances(
+        found.boxes,
+        tuple(mask.astype(np.uint8) * seen for mask in found.masks),
+        draws,
+        np.full(len(found), seen / draws),
+        tuple(tuple((draw, index) for draw in range(seen)) for index in range(len(found))),
+        np.zeros((0, 2), np.int64),
+        image.shape[1:],
+    )
+
+
+class Calls(list):
+    """The images that the stand-in was asked to segment, and what shall happen at the n-th of them."""
+
+    def __init__(self):
+        self.accident = {}
+
+    def segment(self, image, model, **options):
+        self.append((image, options))
+        if len(self) in self.accident:
+            raise self.accident[len(self)]
+        return bright(image, model, **options)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    calls = Calls()
+    monkeypatch.setattr(batch, "segment", calls.segment)
+    monkeypatch.setattr(batch, "load_model", lambda model: SimpleNamespace(posterior=SimpleNamespace(stochastic=True)))
+    return calls
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}", encoding="utf-8")
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def squares(count=2):
+    image = np.zeros((24, 12 * count + 4), np.uint8)
+    for index in range(count):
+        image[4:12, 12 * index + 4 : 12 * index + 10] = 200 + index
+    return image
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, image)
+    return path
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two plates with equal names, one image of which is empty."""
+    folder = tmp_path / "images"
+    write(folder / "a" / "1.tif", squares(2))
+    write(folder / "b" / "1.tif", squares(3))
+    write(folder / "b" / "2.png", np.zeros((16, 20), np.uint8))
+    return folder
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folders_are_repeated_and_every_file_is_there(images, tmp_path, model, calls):
+    report = segment_files([images], tmp_path / "out", model=model)
+    assert report.segmented == ("a/1.tif", "b/1.tif", "b/2.png")
+    assert (report.kept, report.failed) == ((), {})
+    for name, count in {"a/1": 2, "b/1": 3, "b/2": 0}.items():
+        paths = [tmp_path / "out" / f"{name}{ending}" for ending in ENDINGS]
+        assert all(path.exists() for path in paths)
+        assert len(plurimask.load(paths[0]).best()) == count
+    hidden = [path for path in (tmp_path / "out").rglob(".*") if ".zarr" not in path.parent.name]
+    assert hidden == []
+
+
+def test_labels_are_rows_of_the_table(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    labels = tifffile.imread(tmp_path / "out" / "b" / "1_labels.tif")
+    table = rows(tmp_path / "out" / "b" / "1_objects.csv")
+    assert labels.dtype == np.uint16
+    assert list(table[0])[0] == "label"
+    image = squares(3)
+    for row in table:
+        region = labels == int(row["label"])
+        assert int(row["area"]) == region.sum() == 48
+        assert float(row["mean_intensity-0"]) == image[region].mean()
+        assert float(row["centroid-1"]) == np.nonzero(region)[1].mean()
+        assert float(row["p_exists"]) == 7 / 8
+    assert sorted(int(row["review_order"]) for row in table) == [1, 2, 3]
+
+
+def test_an_image_without_objects_gives_an_empty_result(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    lines = (tmp_path / "out" / "b" / "2_objects.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("label,area,")
+    assert tifffile.imread(tmp_path / "out" / "b" / "2_labels.tif").max() == 0
+    summary = {row["image"]: row for row in rows(tmp_path / "out" / "summary.csv")}
+    assert summary["b/2.png"]["objects"] == "0"
+    assert summary["b/2.png"]["mean_doubt"] == ""
+    # Existence 7/8, all members alike: the expected intersection over union is 7/8.
+    assert float(summary["a/1.tif"]["mean_doubt"]) == 1 / 8
+    assert (summary["a/1.tif"]["objects_low"], summary["a/1.tif"]["objects_high"]) == ("0", "2")
+
+
+def test_a_second_run_computes_nothing(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    before, done = snapshot(tmp_path / "out"), len(calls)
+    report = segment_files([images], tmp_path / "out", model=model)
+    assert len(calls) == done == 3
+    assert report.segmented == ()
+    assert report.kept == ("a/1.tif", "b/1.tif", "b/2.png")
+    after = snapshot(tmp_path / "out")
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {"summary.csv"}
+
+
+def test_other_settings_are_refused_and_named(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(FileExistsError, match="draws: 8 there, 16 now"):
+        segment_files([images], tmp_path / "out", model=model, draws=16)
+    (model / "weights.safetensors").write_bytes(b"other weights")
+    with pytest.raises(FileExistsError, match="weights"):
+        segment_files([images], tmp_path / "out", model=model)
+    assert snapshot(tmp_path / "out") == before
+    segment_files([images], tmp_path / "out", model=model, draws=16, overwrite=True)
+    assert plurimask.load(tmp_path / "out" / "a" / "1.plurimask.zarr").draws == 16
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["settings"]["draws"] == 16
+
+
+def test_the_settings_are_known_without_the_config(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    (tmp_path / "out" / "config.json").unlink()
+    with pytest.raises(FileExistsError, match="seed: 0 there, 1 now"):
+        segment_files([images], tmp_path / "out", model=model, seed=1)
+
+
+def test_the_device_and_the_place_of_the_model_do_not_matter(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    moved = model.rename(tmp_path / "moved")
+    assert len(segment_files([images], tmp_path / "out", model=moved, device="cpu").kept) == 3
+
+
+@pytest.mark.parametrize("accident", [KeyboardInterrupt(), SystemExit()])
+def test_an_interrupted_batch_goes_on(images, tmp_path, model, calls, accident):
+    calls.accident = {2: accident}
+    with pytest.raises(type(accident)):
+        segment_files([images], tmp_path / "out", model=model)
+    assert [row["image"] for row in rows(tmp_path / "out" / "summary.csv")] == ["a/1.tif"]
+    report = segment_files([images], tmp_path / "out", model=model)
+    assert report.kept == ("a/1.tif",)
+    assert report.segmented == ("b/1.tif", "b/2.png")
+    assert len(rows(tmp_path / "out" / "summary.csv")) == 3
+
+
+def test_an_image_that_lacks_a_file_is_done_again(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    (tmp_path / "out" / "a" / "1_overview.png").unlink()
+    assert segment_files([images], tmp_path / "out", model=model).segmented == ("a/1.tif",)
+
+
+def test_a_truncated_image_is_told_and_the_others_are_done(images, tmp_path, model, calls):
+    path = images / "a" / "2.tif"
+    tifffile.imwrite(path, np.full((64, 64), 7, np.uint16))
+    path.write_bytes(path.read_bytes()[:3000])
+    tifffile.imwrite(images / "a" / "3.tif", np.full((8, 8), np.nan, np.float32))
+    report = segment_files([images], tmp_path / "out", model=model)
+    assert list(report.failed) == ["a/2.tif", "a/3.tif"]
+    assert "NaN" in report.failed["a/3.tif"]
+    assert len(report.segmented) == 3
+    assert not list((tmp_path / "out" / "a").glob("2*"))
+    problems = {row["image"]: row["problem"] for row in rows(tmp_path / "out" / "summary.csv")}
+    assert problems["a/2.tif"]
+    assert not problems["a/1.tif"]
+    tifffile.imwrite(path, squares(1))  # mended
+    assert segment_files([images], tmp_path / "out", model=model).segmented == ("a/2.tif",)
+
+
+def test_an_error_of_the_model_concerns_one_image_only(images, tmp_path, model, calls):
+    calls.accident = {1: ValueError("two channels are wanted")}
+    report = segment_files([images], tmp_path / "out", model=model)
+    assert report.failed == {"a/1.tif": "two channels are wanted"}
+    assert len(report.segmented) == 2
+
+
+def test_settings_that_suit_no_image_do_not_bind_the_folder(images, tmp_path, model, calls):
+    calls.accident = dict.fromkeys((1, 2, 3), ValueError("no"))
+    assert len(segment_files([images], tmp_path / "out", model=model, diameter=3).failed) == 3
+    assert len(segment_files([images], tmp_path / "out", model=model).segmented) == 3
+    with pytest.raises(ValueError, match="draws"):
+        segment_files([images], tmp_path / "other", model=model, draws=0)
+    assert not (tmp_path / "other" / "config.json").exists()
+
+
+def test_two_images_never_share_a_name(tmp_path, model, calls):
+    write(tmp_path / "images" / "a.png", squares())
+    write(tmp_path / "images" / "a.tif", squares())
+    with pytest.raises(ValueError, match=r"a\.png and a\.tif"):
+        segment_files([tmp_path / "images"], tmp_path / "out", model=model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_of_another_image_is_not_taken_for_this_ones(images, tmp_path, model, calls):
+    segment_files([images / "a"], tmp_path / "out", model=model)
+    report = segment_files([images / "b"], tmp_path / "out", model=model)
+    assert list(report.failed) == ["1.tif"]
+    assert "another folder" in report.failed["1.tif"]
+    assert len(plurimask.load(tmp_path / "out" / "1.plurimask.zarr")) == 2
+
+
+def test_rows_of_other_images_stay_in_the_summary(images, tmp_path, model, calls):
+    segment_files([images / "a" / "1.tif"], tmp_path / "out", model=model)
+    segment_files([images / "b" / "2.png"], tmp_path / "out", model=model)
+    assert [row["image"] for row in rows(tmp_path / "out" / "summary.csv")] == ["1.tif", "2.png"]
+    with pytest.raises(FileExistsError, match="1 other images"):
+        segment_files([images / "b" / "2.png"], tmp_path / "out", model=model, draws=2, overwrite=True)
+
+
+def test_what_a_user_made_is_not_overwritten(images, tmp_path, model, calls):
+    truth = write(tmp_path / "out" / "a" / "1_labels.tif", squares())
+    before = truth.read_bytes()
+    with pytest.raises(FileExistsError, match="not part of a result"):
+        segment_files([images], tmp_path / "out", model=model)
+    assert truth.read_bytes() == before
+    assert calls == []
+    assert len(segment_files([images], tmp_path / "out", model=model, overwrite=True).segmented) == 3
+
+
+def test_results_may_lie_beside_the_images(images, model, calls):
+    assert len(segment_files([images], images, model=model).segmented) == 3
+    assert len(segment_files([images], images, model=model).kept) == 3
+
+
+def test_pixel_size_reaches_table_and_labels(tmp_path, model, calls):
+    path = tmp_path / "scaled.tif"
+    facts = {"axes": "YX", "unit": "um"}
+    tifffile.imwrite(path, squares(1), imagej=True, resolution=(1 / 0.5, 1 / 0.25), metadata=facts)
+    segment_files([path], tmp_path / "out", model=model)
+    (row,) = rows(tmp_path / "out" / "scaled_objects.csv")
+    assert float(row["area_um2"]) == 48 * 0.5 * 0.25
+    assert float(row["centroid_um-0"]) == float(row["centroid-0"]) * 0.25
+    assert read_image(tmp_path / "out" / "scaled_labels.tif").pixel_size == (0.25, 0.5)
+    segment_files([path], tmp_path / "given", model=model, pixel_size=2.0)
+    (row,) = rows(tmp_path / "given" / "scaled_objects.csv")
+    assert float(row["area_um2"]) == 48 * 4
+    assert calls[-1][1]["pixel_size"] == 2.0
+
+
+def test_without_pixel_size_there_are_no_micrometres(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    assert not [name for name in rows(tmp_path / "out" / "a" / "1_objects.csv")[0] if "um" in name]
+
+
+def test_volumes(tmp_path, model, calls):
+    volume = np.zeros((6, 20, 24), np.uint8)
+    volume[1:4, 5:12, 6:15] = 255
+    tifffile.imwrite(tmp_path / "volume.tif", volume, imagej=True, metadata={"axes": "ZYX"})
+    report = segment_files([tmp_path / "volume.tif"], tmp_path / "out", model=model)
+    assert report.failed == {}
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "volume_labels.tif"), volume // 255)
+    assert rows(tmp_path / "out" / "volume_objects.csv")[0]["centroid-0"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["."], ["a/1.tif", "b/1.tif", "b/2.png"]),
+        (["a"], ["1.tif"]),
+        (["a", "b"], ["a/1.tif", "b/1.tif", "b/2.png"]),
+        (["a", "a/../b/2.png"], ["a/1.tif", "b/2.png"]),
+        (["b/2.png"], ["2.png"]),
+        (["*/1.tif"], ["a/1.tif", "b/1.tif"]),
+        (["a", "a/1.tif"], ["1.tif"]),
+    ],
+)
+def test_names_are_counted_from_what_was_given(images, tmp_path, given, names):
+    jobs = plan([images / entry for entry in given], tmp_path / "out")
+    assert [job.name for job in jobs] == names
+    assert all(job.target.is_relative_to(tmp_path / "out") for job in jobs)
+
+
+def test_progress_sees_only_what_is_to_be_done(images, tmp_path, model, calls):
+    seen = []
+
+    def progress(jobs):
+        seen.append([job.name for job in jobs])
+        return jobs
+
+    segment_files([images / "a"], tmp_path / "out", model=model, progress=progress)
+    segment_files([images / "a"], tmp_path / "out", model=model, progress=progress)
+    assert seen == [["1.tif"]]
