@@ -114,7 +114,7 @@ def test_labels_are_rows_of_the_table(images, tmp_path, model, calls):
     labels = tifffile.imread(tmp_path / "out" / "b" / "1_labels.tif")
     table = rows(tmp_path / "out" / "b" / "1_objects.csv")
     assert labels.dtype == np.uint16
-    assert list(table[0])[0] == "label"
+    assert next(iter(table[0])) == "label"
     image = squares(3)
     for row in table:
         region = labels == int(row["label"])

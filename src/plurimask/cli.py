@@ -100,11 +100,12 @@ class Verb:
 
 
 class Parser(ArgumentParser):
-    """Shows options with dashes (``--pixel-size``); both spellings are read."""
+    """Shows options with dashes (``--pixel-size``; both spellings are read), and docstrings without their markup."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """The help with dashes."""
-        return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), super().format_help(formatter))
+        """The help, readable."""
+        text = re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), super().format_help(formatter))
+        return re.sub(r":[a-z]+:`|`", "", text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -335,7 +336,7 @@ VERBS = {
         "plurimask.train:train",
         "train a model on images with truth, or fine-tune one",
         show_model,
-        positional=("data",),
+        positional=("data...",),
         short={"output": "-o"},
         hooks={"progress": lambda bar: not bar.quiet},
     ),

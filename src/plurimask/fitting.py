@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,7 +23,9 @@ from plurimask.data.dataset import Crops, Example, collate
 from plurimask.data.transforms import Augmentation
 from plurimask.metrics.segmentation import score
 from plurimask.model import Model
-from plurimask.predict import pick_device, segment_draws, use_bfloat16
+from plurimask.predict import Device, pick_device, segment_draws, use_bfloat16
+
+log = logging.getLogger(__name__)
 
 LATEST = "latest.ckpt"
 BEST = "best.ckpt"
@@ -37,7 +42,8 @@ class Schedule:
         learning_rate: of Adam, after the warm-up; falls to zero along a cosine.
         warmup: updates until the learning rate is reached.
         clip: largest norm of the gradient.
-        averaging: decay of the exponential moving average of the weights that is evaluated and kept.
+        averaging: decay of the exponential moving average of the weights that is evaluated and kept; it begins
+            after the warm-up, or at the first look at the tune images if that is earlier.
         check_every: updates between two looks at the tune images.
         patience: looks without a better S after which training stops; None never stops.
         workers: processes that make crops.
@@ -111,9 +117,12 @@ def fit(
     )
     looks: DataLoader[Example] = DataLoader(list(tune), batch_size=None, collate_fn=_itself)  # type: ignore[arg-type]
     trainer = _trainer(run, schedule, done=done, progress=progress)
-    trainer.fit(
-        Training(model, schedule), loader, looks, ckpt_path=str(latest) if done else None, weights_only=bool(done) or None
-    )
+    training = Training(model, schedule)
+    with _no_false_alarms():
+        if done:
+            trainer.fit(training, loader, looks, ckpt_path=str(latest), weights_only=True)
+        else:
+            trainer.fit(training, loader, looks)
     return _best(model, run)
 
 
@@ -123,7 +132,8 @@ class Training(lightning.LightningModule):
     def __init__(self, model: Model, schedule: Schedule) -> None:
         super().__init__()
         self.posterior = model.posterior
-        self.posterior.to(memory_format=torch.channels_last if model.backbone.ndim == 2 else torch.preserve_format)
+        if model.backbone.ndim == 2:
+            self.posterior.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
         self.model, self.schedule = model, schedule
 
     def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
@@ -146,7 +156,8 @@ class Training(lightning.LightningModule):
     def validation_step(self, example: Example, number: int) -> None:
         """S of one draw on one tune image."""
         seen = replace(self.model, posterior=self.posterior)
-        found = segment_draws(torch.from_numpy(example.image), seen, seeds=[0], device=self.device.type)[0]
+        device = cast("Device", self.device.type)
+        found = segment_draws(torch.from_numpy(example.image), seen, seeds=[0], device=device)[0]
         s = score(example.truth, found).s
         self.log("tune/S50", float(s[0]), batch_size=1)
         self.log("tune/avS", float(np.mean(s)), batch_size=1, prog_bar=True)
@@ -169,14 +180,15 @@ class Training(lightning.LightningModule):
 
 def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool) -> lightning.Trainer:
     every = min(schedule.check_every, schedule.steps)
+    # The average is what a look sees: it has to hold trained weights by the first one.
+    average = EMAWeightAveraging(decay=schedule.averaging, update_starting_at_step=min(schedule.warmup, every - 1))
     best = ModelCheckpoint(run, "best", monitor="tune/avS", mode="max", enable_version_counter=False)
     latest = ModelCheckpoint(
-        run, "latest", save_top_k=1, every_n_train_steps=every, enable_version_counter=False, save_on_train_epoch_end=False
+        run, "latest", every_n_train_steps=every, save_on_train_epoch_end=False, enable_version_counter=False
     )
-    callbacks: list[Callback] = [EMAWeightAveraging(decay=schedule.averaging, update_starting_at_step=schedule.warmup), best, latest]
+    callbacks: list[Callback] = [average, best, latest]
     if schedule.patience is not None:
-        stopping = lightning.pytorch.callbacks.EarlyStopping("tune/avS", mode="max", patience=schedule.patience)
-        callbacks.append(stopping)
+        callbacks.append(EarlyStopping("tune/avS", mode="max", patience=schedule.patience))
     device = pick_device("auto")
     return lightning.Trainer(
         accelerator=device,
@@ -204,11 +216,29 @@ def _steps_done(checkpoint: Path) -> int:
 
 def _best(model: Model, run: Path) -> Model:
     """The averaged weights of the best look."""
-    kept = torch.load(run / BEST, map_location="cpu", weights_only=True)["state_dict"]
+    file = run / BEST
+    if not file.is_file():  # killed after the last step, before the only look
+        log.warning("%s: no look at the tune images was finished; the latest weights are taken.", run)
+        file = run / LATEST
+    kept = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "posterior."
     model.posterior.load_state_dict({name.removeprefix(prefix): value for name, value in kept.items()})
     model.posterior.eval()
     return model
+
+
+@contextmanager
+def _no_false_alarms() -> Iterator[None]:
+    """Without Lightning's warnings about things that are meant."""
+    meant = (
+        "You're resuming from a checkpoint that ended before the epoch ended",  # crops begin where the run was killed
+        "Checkpoint directory .* exists and is not empty",  # a resumed run
+        "The '.*_dataloader' does not have many workers",  # a look reads images that are in memory
+    )
+    with warnings.catch_warnings():
+        for message in meant:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def _itself(example: Example) -> Example:

@@ -1,11 +1,10 @@
-"""A trained model: everything that prediction needs, kept as a folder with ``model.json`` and ``weights.safetensors``."""
+"""A trained model: all that prediction needs, kept as a folder with ``model.json`` and ``weights.safetensors``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +81,7 @@ class Model:
         text = json.dumps(self.describe(), indent=2, default=list)
         (folder / "model.json.part").write_text(text + "\n", encoding="utf-8")
         for name in ("weights.safetensors", "model.json"):
-            os.replace(folder / f"{name}.part", folder / name)
+            (folder / f"{name}.part").replace(folder / name)
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, ready for JSON."""
@@ -91,7 +90,14 @@ class Model:
         return {"format": FORMAT, **parts, **plain}
 
 
-PARTS = ("backbone", "method", "posterior", "normalisation", "agglomeration", "scale")
+PARTS: Mapping[str, type] = {
+    "backbone": Backbone,
+    "method": Method,
+    "posterior": Posterior,
+    "normalisation": Normalisation,
+    "agglomeration": Agglomeration,
+    "scale": Scale,
+}
 PLAIN = ("channels", "window", "halo", "trained_on", "card")
 
 
@@ -100,18 +106,20 @@ def load_model(model: Path | str) -> Model:
 
     Raises:
         FileNotFoundError: if there is no such model; the message lists the shipped ones.
-        ValueError: if the folder was written by a newer plurimask.
+        ValueError: if the folder was written by a newer plurimask, or names a class that is not what it should be.
+        ModuleNotFoundError: if it names a class of a package that is not installed.
     """
     folder = find_model(model)
     text = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     if text["format"] > FORMAT:
-        raise ValueError(f"{folder} has format {text['format']}, this plurimask reads up to {FORMAT}: please update it.")
-    method: Method = build(text["method"])
-    posterior: Posterior = build(text["posterior"], network_factory(text["backbone"], method))
+        newer = f"{folder} has format {text['format']}, this plurimask reads up to {FORMAT}"
+        raise ValueError(f"{newer}: please update it.")
+    method: Method = build(text["method"], Method)
+    posterior: Posterior = build(text["posterior"], Posterior, network_factory(text["backbone"], method))
     weights = {name: value.float() for name, value in load_file(folder / "weights.safetensors").items()}
     posterior.load_state_dict(weights)
     posterior.eval()
-    parts = {name: build(text[name]) for name in ("normalisation", "agglomeration", "scale")}
+    parts = {name: build(text[name], PARTS[name]) for name in ("normalisation", "agglomeration", "scale")}
     plain = {name: _tuples(text[name]) for name in PLAIN if name != "card"}
     return Model(posterior=posterior, method=method, **parts, **plain, card=text["card"])
 
@@ -136,7 +144,7 @@ def network_factory(backbone: Mapping[str, Any], method: Method) -> NetworkFacto
     """From the description of a backbone; every call makes fresh weights."""
 
     def network() -> Network:
-        seen: Backbone = build(backbone)
+        seen: Backbone = build(backbone, Backbone)
         return Network(seen, method.head(seen))
 
     return network
@@ -153,10 +161,19 @@ def describe(thing: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": {name: getattr(thing, name) for name in names}}
 
 
-def build(description: Mapping[str, Any], *arguments: Any) -> Any:
-    """The reverse of :func:`describe`."""
+def build(description: Mapping[str, Any], kind: type, *arguments: Any) -> Any:
+    """The reverse of :func:`describe`; only classes derived from ``kind``: a folder from a stranger may name anything.
+
+    >>> build({"class_path": "plurimask.model.Scale", "init_args": {"diameter": 30.0}}, Scale)
+    Scale(pixel_size=None, diameter=30.0)
+
+    Raises:
+        ValueError: if the class is of another kind.
+    """
     module, _, name = description["class_path"].rpartition(".")
     made = getattr(importlib.import_module(module), name)
+    if not (isinstance(made, type) and issubclass(made, kind)):
+        raise ValueError(f"{description['class_path']} is no {kind.__name__}; the model's description is broken.")
     settings = {key: _tuples(value) for key, value in description["init_args"].items()}
     return made(*arguments, **settings)
 

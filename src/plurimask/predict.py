@@ -66,11 +66,18 @@ def segment_draws(
         batch = to_device(image[None], target)
         context = model.posterior.context(batch)
         for window in grid(shape, size=model.window, halo=model.halo, stride=model.backbone.strides[-1]):
-            seen = batch[(..., *(slice(start, stop) for start, stop in window.outer.T))]
+            seen = part_of(batch, window.outer)
             for part, outputs in zip(parts, model.posterior.draws(seen, seeds, context=context), strict=True):
                 found = model.method.decode(outputs)
                 part.append(found.select(window.answers_for(found)).shift(window.outer[0], shape))
     return [concatenate(part[1:]) for part in parts]
+
+
+def part_of(batch: Tensor, box: NDArray[np.int64]) -> Tensor:
+    """A view of ``(B, C, *spatial)`` within a box ``(2, D)``."""
+    for axis, (start, stop) in enumerate(box.T.tolist(), start=2):
+        batch = batch.narrow(axis, start, stop - start)
+    return batch
 
 
 def seeds_of(model: Model, draws: int, seed: int) -> range:
@@ -117,6 +124,7 @@ def ready(model: Model, *, device: Device, precision: Precision) -> Iterator[tor
 
 
 def pick_device(device: Device) -> str:
+    """The name that torch knows; "auto" is a GPU where there is one."""
     if device != "auto":
         return device
     if torch.cuda.is_available():

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
 
+from plurimask.instances import bounding_box, slices
 from plurimask.probabilistic import ProbabilisticInstances
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def training_zoom(scale: Scale, *, pixel_size: float | None, diameter: float | N
         raise ValueError(f"the {name} must be positive, not {given}.")
     zoom = given / own if diameter is None else own / given
     if not USUAL[0] <= zoom <= USUAL[1]:
-        warnings.warn(f"the image is rescaled {zoom:.2g}-fold, far from the training images; check the {name}.", stacklevel=3)
+        why = f"the image is rescaled {zoom:.2g}-fold, far from the training images; check the {name}."
+        warnings.warn(why, stacklevel=3)
     return zoom
 
 
@@ -54,24 +56,32 @@ def rescale_image(image: NDArray[Any], zoom: float) -> NDArray[Any]:
 
 
 def rescale_result(found: ProbabilisticInstances, shape: Sequence[int]) -> ProbabilisticInstances:
-    """The objects in a frame of another size; count masks by nearest neighbour."""
+    """The objects in a frame of another size; count masks by nearest neighbour, of each object at least one pixel."""
     if found.shape == tuple(shape):
         return found
     factors = np.array(shape) / np.array(found.shape)
     boxes = np.stack([np.floor(found.boxes[:, 0] * factors), np.ceil(found.boxes[:, 1] * factors)], 1).astype(np.int64)
     boxes = np.minimum(boxes, np.array(shape))
-    counts = tuple(
-        _sample(count, old, new, factors) for count, old, new in zip(found.counts, found.boxes, boxes, strict=True)
-    )
-    return replace(found, boxes=boxes, counts=counts, shape=tuple(shape))
+    counts = [_sample(*parts, factors=factors) for parts in zip(found.counts, found.boxes, boxes, strict=True)]
+    tight = [bounding_box(count > 0) for count in counts]
+    inner = np.array(tight, np.int64).reshape(boxes.shape)
+    trimmed = tuple(count[slices(box)] for count, box in zip(counts, inner, strict=True))
+    return replace(found, boxes=inner + boxes[:, :1], counts=trimmed, shape=tuple(shape))
 
 
 def _sample(
-    count: NDArray[np.uint8], old: NDArray[np.int64], new: NDArray[np.int64], factors: NDArray[np.float64]
+    count: NDArray[np.uint8], old: NDArray[np.int64], new: NDArray[np.int64], *, factors: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """Every pixel of the new box takes the count of the old pixel that its centre lies in."""
+    """Every pixel of the new box takes the count of the old pixel that its centre lies in.
+
+    An object that falls between all these centres keeps the pixel where it is surest.
+    """
     indices = []
     for axis, factor in enumerate(factors):
         centres = (np.arange(new[0, axis], new[1, axis]) + 0.5) / factor
         indices.append(np.clip(np.floor(centres).astype(int) - old[0, axis], 0, count.shape[axis] - 1))
-    return count[np.ix_(*indices)]
+    sampled = count[np.ix_(*indices)]
+    if not sampled.any():
+        peak = np.array(np.unravel_index(count.argmax(), count.shape)) + old[0] + 0.5
+        sampled[tuple(np.floor(peak * factors).astype(int) - new[0])] = count.max()
+    return sampled

@@ -16,9 +16,8 @@ from plurimask.data.normalise import Normalisation
 from plurimask.data.samples import Source
 from plurimask.data.sources import open_source
 from plurimask.fitting import Schedule, fit
-from plurimask.instances import Instances
 from plurimask.methods import Embedding
-from plurimask.model import Model, Scale, build, describe, load_model, network_factory
+from plurimask.model import Model, Scale, describe, load_model, network_factory
 from plurimask.networks import UNet
 from plurimask.posteriors import ConcreteDropout
 from plurimask.protocols import Backbone, Method, NetworkFactory, Posterior
@@ -65,7 +64,8 @@ def train(
 
     Raises:
         FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
-        ValueError: if a part is empty, images differ in channels, or weights do not fit the folders.
+        ValueError: if a part is empty, images differ in channels or do not fit the network, or weights do not fit
+            the folders.
     """
     output = Path(output)
     run = _run_folder(output, overwrite=overwrite)
@@ -80,6 +80,7 @@ def train(
         raise ValueError(f"the images have {count} channels, but {len(names)} names were given: {', '.join(names)}.")
     torch.manual_seed(schedule.seed)
     model = start or _fresh(method, backbone(count), posterior)
+    _fits(model, examples[0].image)
     model = replace(
         model,
         normalisation=normalise,
@@ -99,6 +100,16 @@ def train(
 
 def _fresh(method: Method, backbone: Backbone, posterior: Callable[[NetworkFactory], Posterior]) -> Model:
     return Model(posterior=posterior(network_factory(describe(backbone), method)), method=method)
+
+
+def _fits(model: Model, image: NDArray[np.float32]) -> None:
+    """Whether the network can read such images; asked of its first kernel, ``(filters, channels, *spatial)``."""
+    kernel = next(weight for weight in model.backbone.parameters() if weight.ndim > 2)
+    if (kernel.shape[1], kernel.ndim - 1) != (len(image), image.ndim):
+        raise ValueError(
+            f"the images have {len(image)} channels and {image.ndim - 1} spatial axes; the network reads "
+            f"{kernel.shape[1]} and {kernel.ndim - 2}. Give other images, or another backbone or initial model."
+        )
 
 
 def _run_folder(output: Path, *, overwrite: bool) -> Path:
@@ -150,16 +161,15 @@ def _default_names(count: int) -> tuple[str, ...]:
     return ("intensity",) if count == 1 else tuple(f"channel {number}" for number in range(count))
 
 
-def _frequencies(
-    parts: Sequence[Sequence[Example]], weights: Sequence[float] | None
-) -> NDArray[np.float64] | None:
+def _frequencies(parts: Sequence[Sequence[Example]], weights: Sequence[float] | None) -> NDArray[np.float64] | None:
     """``(images,)`` probabilities: a folder's weight is shared by its images."""
     if weights is None:
         return None
     if len(weights) != len(parts) or min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"{len(parts)} folders want as many weights, not negative and not all zero; got {weights}.")
     shares = [weight / len(part) for part, weight in zip(parts, weights, strict=True) for _ in part]
-    return np.array(shares) / np.sum(weights)
+    probabilities: NDArray[np.float64] = np.array(shares) / np.sum(weights)
+    return probabilities
 
 
 def _scale(source: Source, examples: Sequence[Example]) -> Scale:

@@ -62,6 +62,5 @@ def _axis(length: int, *, size: int, halo: int, step: int) -> list[tuple[int, in
     count = 1 if length <= size else -(-(length - size) // step) + 1
     starts = [number * step for number in range(count)]
     edges = [0, *(start + halo for start in starts[1:]), length]
-    return [
-        (start, min(start + size, length), edges[number], edges[number + 1]) for number, start in enumerate(starts)
-    ]
+    stops = [min(start + size, length) for start in starts]
+    return list(zip(starts, stops, edges[:-1], edges[1:], strict=True))

@@ -1,0 +1,1 @@
+"""Images, truth and results: files, folders, made-up images, crops for training."""

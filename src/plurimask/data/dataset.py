@@ -74,8 +74,8 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
             example.combinations, near_object=self.near_object, near_overlap=self.near_overlap, generator=generator
         )
         whole = self.size + 2 * self.augmentation.margin(self.size)
-        image = cut(example.image, centre=centre, size=whole, fill="symmetric")
-        ids = cut(example.combinations.ids, centre=centre, size=whole, fill="constant")
+        image = cut(example.image, centre=centre, size=whole)
+        ids = cut(example.combinations.ids, centre=centre, size=whole)
         image, ids = self.augmentation.spatial(image, ids, size=self.size, generator=generator)
         image = self.augmentation.intensity(image, generator)
         truth = to_instances(Combinations(ids, example.combinations.owners))

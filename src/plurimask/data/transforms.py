@@ -95,7 +95,7 @@ class Augmentation:
 
     def margin(self, size: int) -> int:
         """Pixels that a crop of ``size`` needs on every side, so that a rotation finds something there."""
-        half_diagonal = size / 2 * np.sqrt(2) * (1 + self.scale) if self.rotation else size / 2 * (1 + self.scale)
+        half_diagonal = size / 2 * (np.sqrt(2) if self.rotation else 1) * (1 + self.scale + self.shear)
         return int(np.ceil(half_diagonal - size / 2 + self.elastic))
 
     def spatial(
@@ -109,7 +109,7 @@ class Augmentation:
         seed = int(generator.integers(2**31))
         bent = deform.set_random_state(seed)(torch.from_numpy(image.copy()), mode="bilinear")
         bent_ids = deform.set_random_state(seed)(
-            torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest", padding_mode="zeros"
+            torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest"
         )
         return np.asarray(bent, np.float32), np.rint(np.asarray(bent_ids)[0]).astype(np.int32)
 
@@ -118,7 +118,7 @@ class Augmentation:
             "prob": 1.0,
             "scale_range": (self.scale,) * ndim,
             "spatial_size": (size,) * ndim,
-            "padding_mode": "reflection",
+            "padding_mode": "zeros",
         }
         if ndim == 2:
             return Rand2DElastic(
@@ -167,19 +167,15 @@ def crop_centre(
     return pixel + generator.integers(-40, 41, len(shape))
 
 
-def cut(array: NDArray[Any], *, centre: NDArray[np.int64], size: int, fill: str) -> NDArray[Any]:
-    """The last D axes cut to ``size`` about ``centre``; outside the array: ``fill``, a mode of ``np.pad``."""
+def cut(array: NDArray[Any], *, centre: NDArray[np.int64], size: int) -> NDArray[Any]:
+    """The last D axes cut to ``size`` about ``centre`` ``(D,)``; 0 outside the array, as convolutions see it.
+
+    (A mirror image would show objects twice: the reflection of one that touches the border makes a pair with it, and
+    neither one number nor two would be the truth.)
+    """
     ndim = len(centre)
     shape = np.array(array.shape[-ndim:])
     start = np.clip(centre, 0, shape - 1) - size // 2
-    before = np.maximum(-start, 0)
-    after = np.maximum(start + size - shape, 0)
     inside = np.stack([np.maximum(start, 0), np.minimum(start + size, shape)])
-    part = array[(..., *slices(inside))]
-    if not (before.any() or after.any()):
-        return part
-    widths: Sequence[tuple[int, int]] = [(0, 0)] * (array.ndim - ndim) + [
-        (int(b), int(a)) for b, a in zip(before, after, strict=True)
-    ]
-    padded: NDArray[Any] = np.pad(part, widths, mode=fill)  # type: ignore[call-overload]
-    return padded
+    widths = [(0, 0)] * (array.ndim - ndim) + list(zip(inside[0] - start, start + size - inside[1], strict=True))
+    return np.pad(array[(..., *slices(inside))], widths)

@@ -101,9 +101,10 @@ def _stretch(channel: NDArray[Any]) -> NDArray[np.float32]:
     if not known.size:
         return np.zeros_like(values)
     low, middle, high = np.percentile(known[:: max(1, known.size // 2**20)], (0.5, 50, 99.8))
-    share = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
     dark_ground = middle - low < 0.25 * (high - low)
-    return np.asarray(_BRIGHTEST * share ** (0.6 if dark_ground else 1.0), np.float32)
+    black, gamma = (middle, 0.6) if dark_ground else (low, 1.0)
+    share = np.clip((np.nan_to_num(values, nan=black) - black) / max(high - black, 1e-12), 0, 1)
+    return np.asarray(_BRIGHTEST * share**gamma, np.float32)
 
 
 def _brighten(colours: Picture, region: NDArray[np.bool_]) -> None:

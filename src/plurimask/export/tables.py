@@ -26,7 +26,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]])
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of a table must be equally long, but have lengths {lengths}.")
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*(map(_cell, values) for values in columns.values()), strict=True))
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from plurimask.instances import Instances, slices
 from plurimask.methods import discriminative
-from plurimask.networks.unet import CONVOLUTIONS
+from plurimask.networks.unet import CONVOLUTIONS, leading
 from plurimask.ops.components import reconnect, scored, without_small
 from plurimask.ops.mean_shift import mean_shift
 from plurimask.protocols import Backbone, Features, Head, Method, Outputs
@@ -48,7 +48,7 @@ class Embedding(Method):
             paper's heuristic (see :func:`plurimask.ops.components.reconnect`).
     """
 
-    exact_for: ClassVar[frozenset[str]] = frozenset({"empty", "touching blobs"})
+    exact_for: ClassVar[frozenset[str]] = frozenset({"empty", "touching blobs", "crossing worms"})
 
     dimensions: int = 16
     margin: float = 4.0
@@ -80,17 +80,19 @@ class Embedding(Method):
 
     def decode(self, outputs: Outputs) -> Instances:
         probabilities = self.probabilities(outputs).float().cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError(
+                "the network gave class probabilities that are not finite; its weights are broken."
+            )
         foreground = probabilities[BACKGROUND] <= 1 - self.foreground
         overlap = foreground & (probabilities.argmax(0) == OVERLAP)
         pixels = np.nonzero(foreground & ~overlap)  # the loss leaves the embedding of overlaps free
         embedding = self.embed(outputs["embedding"])[0].float().cpu().numpy()
-        points = np.ascontiguousarray(embedding[(slice(None), *pixels)].T)
+        points = np.ascontiguousarray(np.moveaxis(embedding, 0, -1)[pixels])
         found = mean_shift(points, bandwidth=self.bandwidth, threshold=self.threshold)
         labels = np.zeros(foreground.shape, np.int32)
         labels[pixels] = found.labels + 1
-        whole = reconnect(
-            labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece
-        )
+        whole = reconnect(labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece)
         return without_small(scored(whole, 1 - probabilities[BACKGROUND]), self.min_size)
 
     def probabilities(self, outputs: Outputs) -> Tensor:
@@ -144,7 +146,7 @@ class EmbeddingHead(Head):
             coarse = read(features.decoder[level]).float()
             mode = "bilinear" if coarse.ndim == 4 else "trilinear"
             larger = functional.interpolate(coarse, scale_factor=float(2**level), mode=mode, align_corners=False)
-            embedding = embedding + larger[(..., *(slice(size) for size in embedding.shape[2:]))]
+            embedding = embedding + leading(larger, embedding.shape[2:])
         return {"embedding": embedding, "classes": self.classes(finest)}
 
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
@@ -155,14 +157,15 @@ class EmbeddingHead(Head):
 
     def _embedding_terms(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
         method, images = self.method, len(labels)
-        image, *pixels = torch.nonzero(labels, as_tuple=True)
+        where = torch.nonzero(labels, as_tuple=True)
+        image, pixels = where[0], where[1:]
         if len(image) == 0:
             nothing = 0.0 * outputs["embedding"].float().sum()
             return {"pull": nothing, "push": nothing, "norm": nothing}
-        raw = outputs["embedding"][(image, slice(None), *pixels)].float()
+        raw = torch.movedim(outputs["embedding"], 1, -1)[where].float()
         coordinates = method.embed(outputs["embedding"].new_zeros(1, *outputs["embedding"].shape[1:]).float())
-        points = raw + coordinates[0][(slice(None), *pixels)].T
-        numbers = image * (labels.max() + 1) + labels[(image, *pixels)]
+        points = raw + torch.movedim(coordinates[0], 0, -1)[pixels]
+        numbers = image * (labels.max() + 1) + labels[where]
         objects, owner = torch.unique(numbers, return_inverse=True)
         home = objects // (labels.max() + 1)
         centre = discriminative.centres(points, owner, home)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,31 +61,38 @@ class UNet(Backbone):
 
     def slots(self) -> Sequence[tuple[Slot, Tensor]]:
         in_order = [*self.encoder, *reversed(self.decoder)]
-        return [(layer.slot, layer.weight) for level in in_order for layer in level.modules() if is_slotted(layer)]
+        layers = [layer for level in in_order for layer in level.modules() if isinstance(layer, SlottedConvolution)]
+        return [(layer.slot, layer.weight) for layer in layers]
 
     def shared(self, image: Tensor) -> Shared:
         features, encoder, skips = pad_to_multiple(image, self.strides[-1]), [], []
-        for level, block in enumerate(self.encoder):
+        levels, readers = self._levels()
+        for level, block in enumerate(levels):
             if block.has_dropout():
                 break
             features = block(features)
             encoder.append(features)
-            if level < len(self.decoder):
-                skips.append(self.decoder[level].skip(features))
+            if level < len(readers):
+                skips.append(readers[level].skip(features))
         return Shared(image, tuple(encoder), tuple(skips))
 
     def finish(self, shared: Shared) -> Features:
         encoder, skips = list(shared.encoder), list(shared.skips)
+        levels, readers = self._levels()
         for level in range(len(encoder), self.depth):
             below = encoder[-1] if encoder else pad_to_multiple(shared.image, self.strides[-1])
-            encoder.append(self.encoder[level](below))
-            if level < len(self.decoder):
-                skips.append(self.decoder[level].skip(encoder[-1]))
+            encoder.append(levels[level](below))
+            if level < len(readers):
+                skips.append(readers[level].skip(encoder[-1]))
         decoder = [encoder[-1]]
-        for level in reversed(range(len(self.decoder))):
-            decoder.insert(0, self.decoder[level](skips[level], decoder[0]))
+        for level in reversed(range(len(readers))):
+            decoder.insert(0, readers[level](skips[level], decoder[0]))
         spatial = shared.image.shape[2:]
         return Features(shared.image, crop_levels(encoder, spatial), crop_levels(decoder, spatial))
+
+    def _levels(self) -> tuple[Sequence[EncoderLevel], Sequence[DecoderLevel]]:
+        """Both halves, finest first, under their own types."""
+        return cast("Sequence[EncoderLevel]", self.encoder), cast("Sequence[DecoderLevel]", self.decoder)
 
 
 class SlottedConvolution(nn.Module):
@@ -120,7 +128,7 @@ class EncoderLevel(nn.Module):
         self.second = SlottedConvolution(filters, filters, level=level, name=f"{name}.1", ndim=ndim)
 
     def has_dropout(self) -> bool:
-        return any(layer.slot.dropout is not None for layer in self.modules() if is_slotted(layer))
+        return any(slot.dropout is not None for slot in self.modules() if isinstance(slot, Slot))
 
     def forward(self, features: Tensor) -> Tensor:
         if self.level:
@@ -145,11 +153,8 @@ class DecoderLevel(nn.Module):
         return torch.relu(self.second(torch.relu(skip + self.up(up))))
 
 
-def is_slotted(module: nn.Module) -> bool:
-    return isinstance(module, SlottedConvolution)
-
-
 def pool(features: Tensor, ndim: int) -> Tensor:
+    """The largest of every 2 points along each spatial axis."""
     return functional.max_pool2d(features, 2) if ndim == 2 else functional.max_pool3d(features, 2)
 
 
@@ -165,9 +170,14 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 def crop_levels(levels: Sequence[Tensor], spatial: Sequence[int]) -> tuple[Tensor, ...]:
     """Cuts the padding off: level l keeps ``ceil(size / 2**l)``."""
-    return tuple(
-        features[(..., *(slice(-(-size // 2**level)) for size in spatial))] for level, features in enumerate(levels)
-    )
+    return tuple(leading(features, [-(-size // 2**level) for size in spatial]) for level, features in enumerate(levels))
+
+
+def leading(features: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``(B, C, *spatial)`` -> ``(B, C, *sizes)``: the first points of every spatial axis."""
+    for axis, size in enumerate(sizes, start=2):
+        features = features.narrow(axis, 0, size)
+    return features
 
 
 def initialise(module: nn.Module) -> None:

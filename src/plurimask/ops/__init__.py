@@ -1,0 +1,1 @@
+"""Pure functions on arrays: overlap, mean shift, components, assignment."""

@@ -1,0 +1,299 @@
+"""The command line: it parses, calls and prints, and does nothing else."""
+
+import inspect
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import plurimask
+from plurimask import cli
+from plurimask.batch import BatchReport, Job
+from plurimask.cli import VERBS, Verb, build_parser, main
+from plurimask.methods import METHODS
+from plurimask.protocols import Method
+
+COMMON = {"help", "config", "print_config", "quiet", "debug"}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast.
+
+    Attributes:
+        steps: number of steps.
+    """
+
+    steps: int = 10
+
+
+CALLS: list[dict] = []  # what the stand-ins were called with
+FAILING: dict[str, str] = {}
+
+
+def segment_files(
+    images: list[Path | str],
+    output: Path | str,
+    *,
+    model: Path | str = "nuclei",
+    draws: int = 8,
+    pixel_size: float | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: object = None,
+) -> BatchReport:
+    """Segments.
+
+    Args:
+        images: to segment.
+        output: where to.
+        draws: how often.
+        overwrite: replace.
+    """
+    CALLS.append({key: value for key, value in locals().items() if key != "progress"})
+    row = {"image": "a.tif", "objects": 3, "objects_low": 2, "objects_high": 5, "mean_doubt": 0.25, "seconds": 1}
+    return BatchReport(Path(output), ("a.tif",), (), dict(FAILING), (row,))
+
+
+def train(
+    data: list[Path | str], output: Path, *, method: Method | None = None, pace: Pace = Pace(), progress: bool = True
+) -> None:
+    """Trains."""
+    CALLS.append(dict(locals()))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    CALLS.clear()
+    FAILING.clear()
+    functions = {"plurimask.batch:segment_files": segment_files, "plurimask.train:train": train}
+    original = cli._imported
+    monkeypatch.setattr(cli, "_imported", lambda place: functions.get(place) or original(place))
+    return CALLS
+
+
+def test_segment_is_called_with_its_options(calls, capsys):
+    assert main(["segment", "a.tif", "b", "-o", "out", "--draws", "3", "--pixel-size", "0.5", "--device", "cpu"]) == 0
+    (call,) = calls
+    assert call["images"] == ["a.tif", "b"]
+    assert (call["output"], call["draws"], call["pixel_size"], call["device"]) == ("out", 3, 0.5, "cpu")
+    assert (str(call["model"]), call["overwrite"]) == ("nuclei", False)
+    shown = capsys.readouterr()
+    assert "a.tif" in shown.out
+    assert "2 to 5" in shown.out
+    assert "1 segmented, 0 there already, 0 failed" in shown.out
+    assert shown.err == ""
+
+
+def test_underscores_and_flags_are_read_too(calls):
+    assert main(["segment", "a.tif", "--output=out", "--pixel_size=2", "--overwrite", "-q"]) == 0
+    assert calls[0]["pixel_size"] == 2.0
+    assert calls[0]["overwrite"] is True
+
+
+def test_quiet_says_nothing_but_errors(calls, capsys):
+    FAILING["b.tif"] = "cut off"
+    assert main(["segment", "a.tif", "-o", "out", "-q"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "plurimask: b.tif: cut off\n"
+
+
+def test_a_config_file_gives_options(calls, tmp_path):
+    (tmp_path / "c.yaml").write_text("draws: 5\nmodel: worms\n", encoding="utf-8")
+    assert main(["segment", "a.tif", "-o", "out", "--config", str(tmp_path / "c.yaml"), "--model", "other"]) == 0
+    assert calls[0]["draws"] == 5
+    assert str(calls[0]["model"]) == "other"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.tif"], "output"),
+        (["a.tif", "-o", "out", "--draws", "many"], "many"),
+        (["a.tif", "-o", "out", "--drawz", "3"], "--drawz"),
+    ],
+)
+def test_what_is_not_understood_is_one_line(calls, capsys, arguments, message):
+    assert main(["segment", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("plurimask: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert "segment --help" in error
+    assert calls == []
+
+
+def test_errors_are_one_line_without_a_traceback(monkeypatch, capsys):
+    def broken(path: str | None = None) -> dict[str, int]:
+        raise ValueError("the image\nhas shape (3,)")
+
+    monkeypatch.setattr(cli, "_imported", lambda place: broken)
+    assert main(["info", "x"]) == 1
+    assert capsys.readouterr().err == "plurimask: the image has shape (3,)\n"
+    with pytest.raises(ValueError, match="has shape"):
+        main(["info", "x", "--debug"])
+
+
+def test_an_interruption_has_its_own_code(monkeypatch, capsys):
+    def interrupted(path: str | None = None) -> dict[str, int]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_imported", lambda place: interrupted)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "plurimask: interrupted\n"
+
+
+def test_warnings_and_the_log_are_lines(monkeypatch, capsys):
+    def warned(path: str | None = None) -> dict[str, int]:
+        warnings.simplefilter("always")
+        warnings.warn("far from the training images", stacklevel=1)
+        logging.getLogger("plurimask.inner").warning("look at %s", "this")
+        return {"a": 1}
+
+    monkeypatch.setattr(cli, "_imported", lambda place: warned)
+    assert main(["info"]) == 0
+    error = capsys.readouterr().err.splitlines()
+    assert error == ["plurimask: warning: far from the training images", "plurimask: look at this"]
+    assert logging.getLogger("plurimask").handlers == []
+
+
+@pytest.mark.parametrize("key", sorted(METHODS))
+@pytest.mark.parametrize("form", ["--method {}", "--method={}"])
+def test_short_keys_name_methods(calls, key, form):
+    assert main(["train", "data", "-o", "model", *form.format(key).split()]) == 0
+    assert type(calls[0]["method"]) is METHODS[key]
+
+
+def test_fields_of_dataclasses_are_options(calls):
+    options = ["--method", "embedding", "--method.dimensions", "8", "--pace.steps", "3", "-q"]
+    assert main(["train", "data", "-o", "model", *options]) == 0
+    assert calls[0]["method"].dimensions == 8
+    assert calls[0]["pace"] == Pace(3)
+    assert calls[0]["progress"] is False
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_options_are_the_arguments_of_the_function(name):
+    verb = VERBS[name]
+    function = cli._imported(verb.function)
+    extra = {option.rpartition("/")[2].removesuffix("?") for option in verb.extra}
+    tops = {action.dest.partition(".")[0] for action in build_parser(name, verb)._actions}
+    assert tops - COMMON - extra == set(inspect.signature(function).parameters) - set(verb.hooks)
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_defaults_are_those_of_the_function(name):
+    verb = VERBS[name]
+    parser = build_parser(name, verb)
+    for argument, about in inspect.signature(cli._imported(verb.function)).parameters.items():
+        plain = about.default is None or isinstance(about.default, str | int | float)
+        if argument not in verb.hooks and plain:
+            assert str(parser.get_default(argument)) == str(about.default)
+
+
+def test_a_flag_that_is_on_can_be_turned_off(monkeypatch):
+    seen = []
+
+    def function(path: str, *, smooth: bool = True, sharp: bool = False) -> None:
+        seen.append((path, smooth, sharp))
+
+    monkeypatch.setattr(cli, "_imported", lambda place: function)
+    verb = Verb("x:y", "", lambda outcome, options, console: 0, positional=("path",))
+    monkeypatch.setitem(cli.VERBS, "info", verb)
+    for options in ([], ["--no-smooth"], ["--smooth", "--sharp"]):
+        assert main(["info", "p", *options]) == 0
+    assert seen == [("p", True, False), ("p", False, False), ("p", True, True)]
+
+
+def test_help_shows_dashes_and_texts(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["segment", "--help"])
+    assert ending.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--pixel-size" in shown
+    assert "pixel_size" not in shown
+    assert "deterministic model is asked once" in " ".join(shown.split())
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["--version"])
+    assert ending.value.code == 0
+    assert capsys.readouterr().out == f"plurimask {plurimask.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["sigment"], ["data"], ["data", "real"]])
+def test_unknown_verbs(arguments, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(arguments)
+    assert ending.value.code == 2
+
+
+def test_synthetic_data_and_evaluation(tmp_path, capsys):
+    folder = str(tmp_path / "worms")
+    assert main(["data", "synthetic", "worms", folder, "--count", "2"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    assert main(["data", "synthetic", "worms", folder, "--count", "2"]) == 1
+    assert "not empty" in capsys.readouterr().err
+    # Against itself everything is found.
+    metrics = tmp_path / "metrics.json"
+    assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 0
+    assert "avS 1.000" in capsys.readouterr().out
+    assert metrics.exists()
+    assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 1
+    assert main(["evaluate", folder, folder, "-o", str(metrics), "--overwrite"]) == 0
+
+
+def test_info(tmp_path, capsys):
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert plurimask.__version__ in shown
+    assert "cpu" in shown
+    assert main(["info", str(tmp_path / "nothing")]) == 1
+    assert "there is no model" in capsys.readouterr().err
+
+
+def test_a_bar_appears_only_after_a_while(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PATIENCE", 0.02)
+    jobs = [Job(Path(name), name, Path(name)) for name in ("a", "b")]
+    for quiet, patience, shown in ((False, 0.02, True), (True, 0.02, False), (False, 60, False)):
+        monkeypatch.setattr(cli, "PATIENCE", patience)
+        bar = cli.Bar(quiet=quiet)
+        with bar.shown():
+            assert list(bar.over_jobs(jobs)) == jobs
+            deadline = time.monotonic() + (10 if shown else 0.2)
+            while not bar.progress.live.is_started and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert bar.progress.live.is_started is shown
+        assert not bar.progress.live.is_started
+    bar.after_row(SimpleNamespace(name="row"), 3)
+
+
+@pytest.mark.parametrize("module", ["plurimask", "plurimask.cli"])
+def test_the_help_needs_no_torch(module):
+    script = (
+        f"import runpy, sys; sys.argv = ['plurimask', '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as ending: assert not ending.code, ending.code\n"
+        "heavy = {'torch', 'matplotlib', 'dask', 'napari', 'lightning'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    source = str(Path(plurimask.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "segment" in done.stdout
