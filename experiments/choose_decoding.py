@@ -29,12 +29,12 @@ Stored = Sequence[Sequence[tuple[Window, Mapping[str, torch.Tensor]]]]  # by dra
 
 CHOICES: dict[str, dict[str, Sequence[Any]]] = {
     "method": {
-        "foreground": (0.4, 0.5, 0.6, 0.7, 0.8),
-        "bandwidth": (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0),
-        "threshold": (2.0, 2.5, 3.0, 4.0, 6.0),
+        "foreground": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9),
+        "bandwidth": (1.5, 2.0, 2.5, 3.0, 4.0),
+        "threshold": (1.5, 2.0, 3.0, 4.0, 6.0),
         "max_gap": (0.0, 8.0, 20.0),
         "min_contact": (0.0, 0.2),
-        "min_size": (10, 15, 20, 30, 100, 150, 200, 300),
+        "min_size": (10, 15, 20, 30, 100, 200, 300, 400),
     },
     "agglomeration": {"min_iou": (0.4, 0.5, 0.6, 0.7, 0.8)},
 }

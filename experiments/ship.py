@@ -15,12 +15,12 @@ from plurimask.model import SHIPPED, load_model
 CARDS: dict[str, dict[str, Any]] = {
     "worms": {
         "description": "crossing C. elegans in bright-field wells; Concrete dropout",
-        "data": "BBBC010 (38 fit wells of 2.5x bright-field, live/dead assay) and 24 synthetic wells, nine crops to one",
+        "data": "BBBC010 (38 fit wells of 2.5x bright-field, live/dead assay) and 26 synthetic wells, nine crops to one",
         "licence": "the licence of BBBC010 is not stated; the weights hold no image",
     },
     "worms-deterministic": {
         "description": "crossing C. elegans in bright-field wells; one network without doubt, the baseline",
-        "data": "BBBC010 (38 fit wells of 2.5x bright-field, live/dead assay) and 24 synthetic wells, nine crops to one",
+        "data": "BBBC010 (38 fit wells of 2.5x bright-field, live/dead assay) and 26 synthetic wells, nine crops to one",
         "licence": "the licence of BBBC010 is not stated; the weights hold no image",
     },
     "nuclei": {

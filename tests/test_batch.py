@@ -15,6 +15,7 @@ from plurimask import batch
 from plurimask.batch import plan, segment_files
 from plurimask.data.io import read_image
 from plurimask.instances import Instances
+from plurimask.model import Scale
 from plurimask.probabilistic import ProbabilisticInstances
 
 ENDINGS = (".plurimask.zarr", "_labels.tif", "_objects.csv", "_overview.png")
@@ -52,7 +53,8 @@ class Calls(list):
 def calls(monkeypatch):
     calls = Calls()
     monkeypatch.setattr(batch, "segment", calls.segment)
-    monkeypatch.setattr(batch, "load_model", lambda model: SimpleNamespace(posterior=SimpleNamespace(stochastic=True)))
+    stand_in = SimpleNamespace(posterior=SimpleNamespace(stochastic=True), scale=Scale(1.0, 6.0))
+    monkeypatch.setattr(batch, "load_model", lambda model: stand_in)
     return calls
 
 
@@ -225,9 +227,77 @@ def test_settings_that_suit_no_image_do_not_bind_the_folder(images, tmp_path, mo
     calls.accident = dict.fromkeys((1, 2, 3), ValueError("no"))
     assert len(segment_files([images], tmp_path / "out", model=model, diameter=3).failed) == 3
     assert len(segment_files([images], tmp_path / "out", model=model).segmented) == 3
-    with pytest.raises(ValueError, match="draws"):
-        segment_files([images], tmp_path / "other", model=model, draws=0)
-    assert not (tmp_path / "other" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 0}, "draws"),
+        ({"pixel_size": 1.0, "diameter": 6.0}, "not both"),
+        ({"diameter": -1.0}, "positive"),
+        ({"device": "mps"}, 'no device "mps"'),
+    ],
+)
+def test_what_suits_no_image_is_told_once_and_nothing_is_written(
+    images, tmp_path, model, calls, monkeypatch, options, message
+):
+    monkeypatch.setattr("torch.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        segment_files([images], tmp_path / "out", model=model, **options)
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_must_not_be_a_file(images, tmp_path, model, calls):
+    with pytest.raises(FileExistsError, match="is a file"):
+        segment_files([images], images / "a" / "1.tif", model=model)
+    assert calls == []
+
+
+def test_an_interrupted_overwriting_leaves_no_mixture_unnoticed(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    calls.accident = {len(calls) + 2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        segment_files([images], tmp_path / "out", model=model, draws=2, overwrite=True)
+    report = segment_files([images], tmp_path / "out", model=model, draws=2)
+    assert report.kept == ("a/1.tif",)
+    assert list(report.failed) == ["b/1.tif", "b/2.png"]
+    assert "draws: 8 there, 2 now" in report.failed["b/1.tif"]
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """Images of two parts with label maps, and one image without truth."""
+    folder = tmp_path / "data"
+    for part, name in (("fit", "a"), ("report", "b.1"), ("report", "c")):
+        write(folder / part / "images" / f"{name}.tif", squares(2))
+        write(folder / part / "masks" / f"{name}.tif", (squares(2) > 0).astype(np.uint8))
+    write(folder / "report" / "images" / "unknown.tif", squares(2))
+    return folder
+
+
+def test_one_part_of_a_data_set(data_set, tmp_path, model, calls):
+    for _ in range(2):
+        report = segment_files([data_set], tmp_path / "out", split="report", model=model)
+    assert report.kept == ("report/b.1", "report/c")
+    assert len(calls) == 2
+    assert (tmp_path / "out" / "report" / "b.1_labels.tif").exists()
+    evaluated = plurimask.evaluate(tmp_path / "out", data_set, split="report")
+    assert [row.name for row in evaluated.rows] == ["report/b.1", "report/c"]
+
+
+def test_a_split_wants_one_data_set(data_set, images, tmp_path, model, calls):
+    with pytest.raises(ValueError, match="one data set is wanted, not 2"):
+        segment_files([data_set, data_set], tmp_path / "out", split="report", model=model)
+    with pytest.raises(ValueError, match="no data set"):
+        segment_files([images], tmp_path / "out", split="report", model=model)
+    with pytest.raises(FileNotFoundError, match="no images for the part"):
+        segment_files([data_set / "report"], tmp_path / "out", split="report", model=model)
+
+
+def test_the_truth_beside_the_images_is_no_image(data_set, tmp_path):
+    names = [job.name for job in plan([data_set], tmp_path / "out")]
+    assert names == ["fit/images/a.tif", "report/images/b.1.tif", "report/images/c.tif", "report/images/unknown.tif"]
 
 
 def test_two_images_never_share_a_name(tmp_path, model, calls):

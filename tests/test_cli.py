@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +19,11 @@ import plurimask
 from plurimask import cli
 from plurimask.batch import BatchReport, Job
 from plurimask.cli import VERBS, Verb, build_parser, main
+from plurimask.data.io import read_image
 from plurimask.methods import METHODS
-from plurimask.protocols import Method
+from plurimask.networks import BACKBONES, UNet
+from plurimask.posteriors import POSTERIORS
+from plurimask.protocols import Backbone, Method
 
 COMMON = {"help", "config", "print_config", "quiet", "debug"}
 
@@ -63,7 +68,13 @@ def segment_files(
 
 
 def train(
-    data: list[Path | str], output: Path, *, method: Method | None = None, pace: Pace = Pace(), progress: bool = True
+    data: list[Path | str],
+    output: Path,
+    *,
+    method: Method | None = None,
+    backbone: Callable[[int], Backbone] = UNet,
+    pace: Pace = Pace(),
+    progress: bool = True,
 ) -> None:
     """Trains."""
     CALLS.append(dict(locals()))
@@ -172,6 +183,20 @@ def test_short_keys_name_methods(calls, key, form):
     assert type(calls[0]["method"]) is METHODS[key]
 
 
+@pytest.mark.parametrize("key", [*BACKBONES, *(kind.__name__ for kind in BACKBONES.values())])
+def test_short_keys_name_backbones_with_their_settings(calls, key):
+    assert main(["train", "data", "-o", "model", "--backbone", key, "--backbone.width", "4"]) == 0
+    made = calls[0]["backbone"](2)
+    assert (made.width, made.in_channels) == (4, 2)
+
+
+def test_a_wrong_key_is_told_the_right_ones(calls, capsys):
+    assert main(["train", "data", "-o", "model", "--posterior", "nope"]) == 2
+    error = capsys.readouterr().err
+    assert all(key in error for key in POSTERIORS)
+    assert calls == []
+
+
 def test_fields_of_dataclasses_are_options(calls):
     options = ["--method", "embedding", "--method.dimensions", "8", "--pace.steps", "3", "-q"]
     assert main(["train", "data", "-o", "model", *options]) == 0
@@ -184,9 +209,8 @@ def test_fields_of_dataclasses_are_options(calls):
 def test_options_are_the_arguments_of_the_function(name):
     verb = VERBS[name]
     function = cli._imported(verb.function)
-    extra = {option.rpartition("/")[2].removesuffix("?") for option in verb.extra}
     tops = {action.dest.partition(".")[0] for action in build_parser(name, verb)._actions}
-    assert tops - COMMON - extra == set(inspect.signature(function).parameters) - set(verb.hooks)
+    assert tops - COMMON == set(inspect.signature(function).parameters) - set(verb.hooks)
 
 
 @pytest.mark.parametrize("name", sorted(VERBS))
@@ -211,6 +235,39 @@ def test_a_flag_that_is_on_can_be_turned_off(monkeypatch):
     for options in ([], ["--no-smooth"], ["--smooth", "--sharp"]):
         assert main(["info", "p", *options]) == 0
     assert seen == [("p", True, False), ("p", False, False), ("p", True, True)]
+
+
+def test_other_peoples_chatter_is_left_out(monkeypatch, capsys):
+    chatty = logging.getLogger(cli.CHATTY[0])
+    monkeypatch.setattr(chatty, "level", logging.INFO)
+
+    def talk(path: str | None = None) -> dict[str, int]:
+        chatty.info("GPU available: no")
+        chatty.warning("something is wrong")
+        return {}
+
+    lines = logging.StreamHandler()
+    chatty.addHandler(lines)
+    monkeypatch.setattr(cli, "_imported", lambda place: talk)
+    lines.setStream(sys.stderr)
+    try:
+        main(["info"])
+        assert capsys.readouterr().err == "something is wrong\n"
+        main(["info", "--debug"])
+        assert "GPU" in capsys.readouterr().err
+    finally:
+        chatty.removeHandler(lines)
+    assert chatty.level == logging.INFO
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_every_option_is_explained(name):
+    silent = [
+        action.dest
+        for action in build_parser(name, VERBS[name])._actions
+        if not action.help and not action.dest.startswith("print_")
+    ]
+    assert silent == []
 
 
 def test_help_shows_dashes_and_texts(capsys):
@@ -246,7 +303,9 @@ def test_synthetic_data_and_evaluation(tmp_path, capsys):
     # Against itself everything is found.
     metrics = tmp_path / "metrics.json"
     assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 0
-    assert "avS 1.000" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "avS 1.000" in shown
+    assert "worms_002" in shown
     assert metrics.exists()
     assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 1
     assert main(["evaluate", folder, folder, "-o", str(metrics), "--overwrite"]) == 0
@@ -263,7 +322,7 @@ def test_info(tmp_path, capsys):
 
 def test_a_bar_appears_only_after_a_while(monkeypatch, capsys):
     monkeypatch.setattr(cli, "PATIENCE", 0.02)
-    jobs = [Job(Path(name), name, Path(name)) for name in ("a", "b")]
+    jobs = [Job(name, Path(name), (Path(name),), partial(read_image, name)) for name in ("a", "b")]
     for quiet, patience, shown in ((False, 0.02, True), (True, 0.02, False), (False, 60, False)):
         monkeypatch.setattr(cli, "PATIENCE", patience)
         bar = cli.Bar(quiet=quiet)

@@ -159,6 +159,23 @@ def test_the_report_is_written_whole_or_not_at_all(truth: Path, tmp_path: Path) 
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["metrics.json"]
 
 
+def test_the_file_is_asked_for_before_the_work(truth: Path, tmp_path: Path) -> None:
+    output = tmp_path / "numbers.json"
+    report = evaluate(truth, truth, output=output)
+    assert json.loads(output.read_text()) == report.to_json()
+    told: list[str] = []
+    with pytest.raises(FileExistsError, match=r"numbers\.json exists.*--overwrite"):
+        evaluate(truth, truth, output=output, on_row=lambda row, total: told.append(row.name))
+    assert told == []
+    evaluate(truth, truth, output=output, overwrite=True, thresholds=[0.5])
+    assert json.loads(output.read_text())["settings"]["thresholds"] == [0.5]
+
+
+def test_a_truth_alone_knows_no_split(truth: Path) -> None:
+    with pytest.raises(ValueError, match="only a whole data set"):
+        evaluate(truth, truth, split="report")
+
+
 def test_every_image_is_told_with_the_total(truth: Path) -> None:
     told: list[tuple[str, int]] = []
     evaluate(truth, truth, on_row=lambda row, total: told.append((row.name, total)))

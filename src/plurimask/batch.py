@@ -18,21 +18,26 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 import plurimask
-from plurimask.data.io import list_images, natural, read_image
+from plurimask.data.io import Image, list_images, natural, read_image
+from plurimask.data.samples import Split
+from plurimask.data.sources import open_source
 from plurimask.data.storage import load_attributes
 from plurimask.export.files import EVERYTHING, is_complete, path_of, strangers, write_result
 from plurimask.export.tables import write_rows
 from plurimask.model import Model, find_model, load_model
-from plurimask.predict import Device, Precision, seeds_of, segment
+from plurimask.predict import Device, Precision, pick_device, seeds_of, segment
 from plurimask.probabilistic import ProbabilisticInstances
+from plurimask.rescale import training_zoom
 from plurimask.uncertainty import doubt
 
 log = logging.getLogger(__name__)
@@ -48,11 +53,19 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """An image, its name within the batch, and where its results go (``target`` has no ending)."""
+    """One image of a batch.
 
-    image: Path
+    Attributes:
+        name: within the batch.
+        target: path of its results without their endings.
+        files: what it is read from.
+        read: reads it.
+    """
+
     name: str
     target: Path
+    files: tuple[Path, ...]
+    read: Callable[[], Image]
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,7 @@ def segment_files(
     images: Sequence[Path | str],
     output: Path | str,
     *,
+    split: Split | None = None,
     model: Path | str = "nuclei",
     draws: int = 8,
     seed: int = 0,
@@ -114,8 +128,10 @@ def segment_files(
     """Segments image files into a folder; an interrupted batch goes on where it stopped.
 
     Args:
-        images: files, folders (searched through) and patterns such as ``plate/*_w2.tif``.
+        images: files, folders (searched through) and patterns such as ``plate/*_w2.tif``; with a split one data set.
         output: folder for the results; the folders of the images are repeated in it.
+        split: only this part of a data set of images with truth, in a layout that ``train`` reads; the results bear
+            the names of its images.
         model: name of a shipped model, or a model folder.
         draws: how often the model is asked; at most 255. A deterministic model is asked once.
         seed: of the first draw; draw s has seed ``seed + s``.
@@ -130,18 +146,19 @@ def segment_files(
     Raises:
         FileNotFoundError: no such image or model.
         FileExistsError: the folder holds results of other settings, or files that are not results.
-        ValueError: two images would be written to the same names; draws is out of range.
+        ValueError: two images would be written to the same names; an option does not suit the model.
     """
     output = Path(output)
-    jobs = plan(images, output)
+    jobs = plan(images, output, axes=axes) if split is None else plan_part(images, output, split=split, axes=axes)
     weights = fingerprint(find_model(model).glob("*.*"))
     settings = Settings(str(model), weights, draws, seed, pixel_size, diameter, axes, precision)
     check_output(output, settings, jobs=jobs, overwrite=overwrite)
     waiting = [job for job in jobs if overwrite or not is_complete(job.target)]
-    rows = {job.name: _kept(job) for job in jobs if job not in waiting}
+    rows = {job.name: _kept(job, settings) for job in jobs if job not in waiting}
     kept = tuple(name for name, row in rows.items() if "problem" not in row)
+    attempts = _attempts(waiting, settings, device=device, progress=progress)
     try:
-        for row in _segmented(waiting, settings, device=device, progress=progress):
+        for row in attempts:
             rows[row["image"]] = row
     finally:  # also where somebody pressed Ctrl-C
         _write_summary(output, rows)
@@ -150,7 +167,7 @@ def segment_files(
     return BatchReport(output, segmented, kept, failed, tuple(rows[job.name] for job in jobs))
 
 
-def plan(images: Sequence[Path | str], output: Path) -> list[Job]:
+def plan(images: Sequence[Path | str], output: Path, *, axes: str | None = None) -> list[Job]:
     """Every image with its place below the output.
 
     One folder is repeated from its inside (``plates/A/1.tif`` of ``plates`` -> ``A/1``), several paths from the folder
@@ -162,16 +179,29 @@ def plan(images: Sequence[Path | str], output: Path) -> list[Job]:
     """
     found = [_absolute(path) for path in list_images(images)]
     root = Path(os.path.commonpath([_root(Path(entry)) for entry in images]))
-    jobs = [Job(path, name, output / Path(name).with_suffix("")) for path in found for name in [_below(path, root)]]
+    jobs = [_job(path, _below(path, root), output=output, axes=axes) for path in found]
     places: defaultdict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         places[str(job.target).casefold()].append(job)  # some file systems do not tell A from a
     for first, second, *_ in (group for group in places.values() if len(group) > 1):
         raise ValueError(
             f"{first.name} and {second.name} would both be written to {first.target}_labels.tif; rename one of them, "
-            f"choose with a pattern such as '*{first.image.suffix}', or segment them into different folders."
+            f"choose with a pattern such as '*{first.files[0].suffix}', or segment them into different folders."
         )
     return jobs
+
+
+def plan_part(images: Sequence[Path | str], output: Path, *, split: Split, axes: str | None = None) -> list[Job]:
+    """The images of one part of a data set, under the names that they have there; ``evaluate`` finds them by these.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image for this part.
+        ValueError: no data set in a layout that is known, or several paths.
+    """
+    if len(images) > 1:
+        raise ValueError(f"with a split, one data set is wanted, not {len(images)} paths; segment one after the other.")
+    samples = open_source(images[0], split=split, axes=axes)
+    return [Job(sample.name, output / sample.name, sample.files, sample.image) for sample in samples]
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -189,6 +219,8 @@ def check_output(output: Path, settings: Settings, *, jobs: Sequence[Job], overw
     Raises:
         FileExistsError: the message says what differs, or what is in the way.
     """
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file; results need a folder: give another name.")
     there = _settings_there(output, jobs)
     differences = [] if there is None else _differences(there, settings)
     others = set(_summary_there(output)) - {job.name for job in jobs}
@@ -238,28 +270,36 @@ def _differences(there: Mapping[str, Any], now: Settings) -> list[str]:
     return [f"{name}: {old} there, {new} now" for name, (old, new) in different.items()]
 
 
-def _segmented(waiting: Sequence[Job], settings: Settings, *, device: Device, progress: Progress) -> Iterator[Row]:
+def _attempts(waiting: Sequence[Job], settings: Settings, *, device: Device, progress: Progress) -> Iterator[Row]:
+    """A row for every image as it is segmented. What suits no image is told here, once, before anything is written."""
     if not waiting:
-        return
+        return iter(())
     model = load_model(settings.model)
-    seeds_of(model, settings.draws, settings.seed)  # complains once, not once per image
-    for job in progress(waiting):
-        yield _attempt(job, model, settings, device=device)
+    seeds_of(model, settings.draws, settings.seed)
+    pick_device(device)
+    with warnings.catch_warnings(action="ignore"):  # of an unusual scale; the first image will tell
+        training_zoom(model.scale, pixel_size=settings.pixel_size, diameter=settings.diameter)
+    return (_attempt(job, model, settings, device=device) for job in progress(waiting))
 
 
-def _kept(job: Job) -> Row:
+def _kept(job: Job, settings: Settings) -> Row:
     """The row of an image whose result is there already."""
     attributes = load_attributes(path_of(job.target, EVERYTHING))
-    if attributes.get("fingerprint") == fingerprint([job.image]):
-        return dict(attributes["row"])
-    return _problem(job, "not the image that the result of this name was made from; use another folder or --overwrite")
+    if attributes.get("fingerprint") != fingerprint(job.files):
+        return _problem(
+            job, "not the image that the result of this name was made from; use another folder or --overwrite"
+        )
+    # A run with --overwrite may have been stopped before it came to this image.
+    if differences := _differences(attributes["settings"], settings):
+        return _problem(job, f"its result is one of other settings ({'; '.join(differences)}); use --overwrite")
+    return dict(attributes["row"])
 
 
 def _attempt(job: Job, model: Model, settings: Settings, *, device: Device) -> Row:
     """Segments one image and writes its files; what is wrong with the image becomes a row, too."""
     start = time.perf_counter()
     try:
-        image = read_image(job.image, axes=settings.axes)
+        image = job.read()
         result = segment(
             image.data,
             model,
@@ -272,12 +312,12 @@ def _attempt(job: Job, model: Model, settings: Settings, *, device: Device) -> R
         )
         row = {"image": job.name, **summarise(result), "seconds": round(time.perf_counter() - start, 3)}
         spacing = image.pixel_size if settings.pixel_size is None else (settings.pixel_size,) * result.ndim
-        attributes = {"row": row, "fingerprint": fingerprint([job.image]), "settings": asdict(settings)}
+        attributes = {"row": row, "fingerprint": fingerprint(job.files), "settings": asdict(settings)}
         _write_config(job, settings)
         write_result(job.target, result, image, spacing=spacing, attributes=attributes)
     except PROBLEMS as error:
-        log.debug("%s", job.image, exc_info=True)
-        return _problem(job, str(error).removeprefix(f"{job.image}: ") or type(error).__name__)
+        log.debug("%s", job.name, exc_info=True)
+        return _problem(job, str(error).removeprefix(f"{job.files[0]}: ") or type(error).__name__)
     return row
 
 
@@ -322,6 +362,10 @@ def _write_summary(output: Path, rows: Mapping[str, Row]) -> None:
     unfinished = output / f".{SUMMARY}.part"
     write_rows(unfinished, [every[name] for name in sorted(every, key=natural)], COLUMNS)
     unfinished.replace(output / SUMMARY)
+
+
+def _job(path: Path, name: str, *, output: Path, axes: str | None) -> Job:
+    return Job(name, output / Path(name).with_suffix(""), (path,), partial(read_image, path, axes=axes))
 
 
 def _below(path: Path, root: Path) -> str:

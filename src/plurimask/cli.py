@@ -24,22 +24,37 @@ from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 import plurimask
+from plurimask.export.terminal import (
+    DONE,
+    FAILED,
+    complain,
+    show_batch,
+    show_evaluation,
+    show_facts,
+    show_model,
+    show_names,
+)
 
 if TYPE_CHECKING:
     from argparse import HelpFormatter
 
-    from plurimask.batch import BatchReport, Job
-    from plurimask.evaluate import Report, Row
+    from plurimask.batch import Job
+    from plurimask.evaluate import Row
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+MISUSED, INTERRUPTED = 2, 130
 PATIENCE = 2.0  # seconds before a progress bar appears
-MANY = 20  # images beyond which a table is cut
+
+# Loggers of Lightning that tell at every start which devices there are, and what else one could install.
+CHATTY = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 # Options that take a short key, and the dict of what it names.
-SHORT_KEYS = {"--method": "plurimask.methods:METHODS", "--posterior": "plurimask.posteriors:POSTERIORS"}
+SHORT_KEYS = {
+    "--method": "plurimask.methods:METHODS",
+    "--backbone": "plurimask.networks:BACKBONES",
+    "--posterior": "plurimask.posteriors:POSTERIORS",
+}
 
 
 class Bar:
@@ -87,7 +102,6 @@ class Verb:
         positional: arguments that are given without their names, in order; "..." stands behind one that takes several.
         short: argument -> its one-letter option.
         hooks: arguments that are no options, and what the command line gives for them.
-        extra: options of ``show`` itself, with their help; a flag ends in "?".
     """
 
     function: str
@@ -96,7 +110,6 @@ class Verb:
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = field(default_factory=dict)
     hooks: Mapping[str, Callable[[Bar], Any]] = field(default_factory=dict)
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 class Parser(ArgumentParser):
@@ -116,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return run(name, rest, quiet=quiet)
         except KeyboardInterrupt:
-            return _complain("interrupted", INTERRUPTED)
+            return complain("interrupted", INTERRUPTED)
         except ArgumentError as error:
-            return _complain(f"{error} (see plurimask {name} --help)", MISUSED)
+            return complain(f"{error} (see plurimask {name} --help)", MISUSED)
         except Exception as error:
             if debug:
                 raise
-            return _complain(str(error) or type(error).__name__, FAILED)
+            return complain(str(error) or type(error).__name__, FAILED)
 
 
 def run(name: str, rest: Sequence[str], *, quiet: bool = False) -> int:
@@ -157,8 +170,6 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
     parser.add_function_arguments(function, as_group=False, skip={*by_hand, *flags})
     for flag in sorted(flags):
         _add_flag(parser, flag, default=arguments[flag].default, text=helps.get(flag))
-    for extra, help_text in verb.extra.items():
-        _add_extra(parser, extra, help_text)
     parser.add_argument("--config", action="config", help="YAML file with options")
     _add_flag(parser, "debug", default=False, text="show where an error comes from")
     parser.add_argument("-q", "--quiet", action="store_true", help="no tables and no progress bars, only errors")
@@ -170,14 +181,6 @@ def _add_flag(parser: ArgumentParser, name: str, *, default: bool, text: str | N
         parser.add_argument(f"--{name}", action=ActionYesNo(no_prefix="no_"), default=True, help=text)
     else:
         parser.add_argument(f"--{name}", action="store_true", help=text)
-
-
-def _add_extra(parser: ArgumentParser, name: str, text: str) -> None:
-    if name.endswith("?"):
-        _add_flag(parser, name.removesuffix("?"), default=False, text=text)
-    else:
-        letter, _, plain = name.rpartition("/")
-        parser.add_argument(*([letter] if letter else []), f"--{plain}", type=str, default=None, help=text)
 
 
 def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -208,7 +211,12 @@ def _spelled_out(given: Sequence[str]) -> list[str]:
 
 def _class_path(option: str, value: str) -> str:
     known = _imported(SHORT_KEYS[option]) if option in SHORT_KEYS else {}
-    return f"{known[value].__module__}.{known[value].__qualname__}" if value in known else value
+    for key, kind in known.items():
+        if value in (key, kind.__name__):
+            return f"{kind.__module__}.{kind.__qualname__}"
+    if known and value.isidentifier():
+        raise ArgumentError(None, f"{option} {value}: one of {', '.join(known)} is wanted, or a dotted class path")
+    return value
 
 
 def _verb_name(given: list[str]) -> tuple[str, list[str]]:
@@ -236,11 +244,12 @@ def _choose(program: str, given: list[str], verbs: Mapping[str, Verb]) -> str:
 
 @contextmanager
 def _messages(*, debug: bool) -> Iterator[None]:
-    """Warnings and the library's log as plain lines on stderr."""
+    """Warnings and the library's log as plain lines on stderr; what others say only where it is a warning."""
     log, lines = logging.getLogger("plurimask"), logging.StreamHandler()
     lines.setFormatter(logging.Formatter("plurimask: %(message)s"))
-    level = log.level
-    log.setLevel(logging.DEBUG if debug else logging.WARNING)
+    levels = {name: logging.getLogger(name).level for name in (log.name, *CHATTY)}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
     log.addHandler(lines)
     try:
         with warnings.catch_warnings():
@@ -248,7 +257,8 @@ def _messages(*, debug: bool) -> Iterator[None]:
             yield
     finally:
         log.removeHandler(lines)
-        log.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _show_warning(
@@ -259,68 +269,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _complain(f"warning: {message}", DONE)
-
-
-def _complain(text: str, code: int) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"plurimask: {' '.join(text.split())}", markup=False)
-    return code
-
-
-def show_batch(report: BatchReport, options: Namespace, console: Console) -> int:
-    """One line per image; on stderr what failed."""
-    table = Table("image", "objects", "in 95 % of draws", "mean doubt", "seconds")
-    for row in [row for row in report.rows if "problem" not in row][:MANY]:
-        doubt = "" if row["mean_doubt"] is None else f"{row['mean_doubt']:.3f}"
-        span = f"{row['objects_low']} to {row['objects_high']}"
-        table.add_row(escape(row["image"]), str(row["objects"]), span, doubt, f"{row['seconds']:.1f}")
-    if table.row_count:
-        console.print(table)
-    counts = f"{len(report.segmented)} segmented, {len(report.kept)} there already, {len(report.failed)} failed"
-    console.print(f"{counts}; results in {report.output}", markup=False, highlight=False, soft_wrap=True)
-    for image, problem in report.failed.items():
-        _complain(f"{image}: {problem}", FAILED)
-    return FAILED if report.failed else DONE
-
-
-def show_evaluation(report: Report, options: Namespace, console: Console) -> int:
-    """Means over images with their intervals; the whole report to a file, if one is named."""
-    measures = report.summary.measures
-    table = Table("IoU", "S", "95 % interval", "precision", "recall", "F1")
-    for name in (name for name in measures if name.startswith("S@")):
-        limit, s = name.partition("@")[2], measures[name]
-        others = (f"{measures[f'{letter}@{limit}'].mean:.3f}" for letter in ("P", "R", "F1"))
-        table.add_row(limit, f"{s.mean:.3f}", f"{s.low:.3f} to {s.high:.3f}", *others)
-    console.print(table)
-    for name, value in ((name, value) for name, value in measures.items() if "@" not in name):
-        console.print(f"{name} {value.mean:.3f} ({value.low:.3f} to {value.high:.3f})", highlight=False)
-    whole = report.summary
-    counted = f"{whole.images} images, {whole.truth_count} true and {whole.found_count} found objects"
-    console.print(counted, highlight=False)
-    if options.output is not None:
-        console.print(f"written to {report.save(options.output, overwrite=options.overwrite)}", markup=False)
-    return DONE
-
-
-def show_facts(facts: Mapping[str, Any], options: Namespace, console: Console) -> int:
-    """Two columns."""
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(escape(str(name)), escape(str(value)))
-    console.print(table)
-    return DONE
-
-
-def show_model(model: Any, options: Namespace, console: Console) -> int:
-    """Where the model is."""
-    console.print(f"model in {options.output}", markup=False, highlight=False)
-    return DONE
-
-
-def show_names(names: Sequence[str], options: Namespace, console: Console) -> int:
-    """How much was written, and where."""
-    console.print(f"{len(names)} images in {options.folder}", markup=False, highlight=False)
-    return DONE
+    complain(f"warning: {message}", DONE)
 
 
 VERBS = {
@@ -345,8 +294,8 @@ VERBS = {
         "compare found objects with the truth",
         show_evaluation,
         positional=("found", "truth"),
+        short={"output": "-o"},
         hooks={"on_row": lambda bar: bar.after_row},
-        extra={"-o/output": "write every number to this JSON file", "overwrite?": "replace that file"},
     ),
     "info": Verb(
         "plurimask.export.facts:facts",

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plurimask.data.samples import Split
+from plurimask.data.samples import Source, Split
 from plurimask.data.sources import open_source
 from plurimask.data.truth import RESULT, Reader, truths
 from plurimask.instances import Instances
@@ -79,10 +79,7 @@ class Report:
         Raises:
             FileExistsError: the file is there and may not be overwritten.
         """
-        target = Path(path)
-        target = target / "metrics.json" if target.is_dir() else target
-        if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} exists; give another name, or allow to overwrite it.")
+        target = _free(Path(path), overwrite=overwrite)
         unfinished = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             unfinished.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -103,29 +100,38 @@ def evaluate(
     subset: bool = False,
     empty: float = 1.0,
     seed: int = 0,
+    output: str | Path | None = None,
+    overwrite: bool = False,
     on_row: Callable[[Row, int], None] | None = None,
 ) -> Report:
     """S, precision, recall and F1 of every image, their means and bootstrap intervals over images.
 
-    found: a folder of results (``NAME.plurimask.zarr``; where there are none ``NAME_labels.tif`` or other label maps,
-        one mask per file, COCO JSON), or one such file.
-    truth: label maps, masks ``NAME_<number>[_ground_truth].png`` or ``NAME/*.png``, COCO JSON, a data set with images,
-        or one file. How names are paired: head of this module.
-    mode: what is taken from a probabilistic result: "best", the most probable set without conflicts, or
-        "threshold 0.75", all objects that exist with at least this probability (the papers' mode).
-    thresholds: IoUs from which a pair counts; 0.5, 0.55, ..., 0.95 by default.
-    split: only this part of the data set ``truth``; found images of the other parts are left out.
-    names: only these true names, a text file with one name per line; other found images are left out.
-    subset: truths without found objects are no error; they are not evaluated.
-    empty: what an image counts in which there is nothing and nothing is found.
-    seed: of the bootstrap.
-    on_row: is called after every image with its row and the number of images.
+    Args:
+        found: a folder of results (``NAME.plurimask.zarr``; where there are none ``NAME_labels.tif`` or other label
+            maps, one mask per file, COCO JSON), or one such file.
+        truth: a data set with images and truth, a folder of label maps or of masks (``NAME_<number>.png``,
+            ``NAME_<number>_ground_truth.png``, ``NAME/*.png``), COCO JSON, or one file. A found name belongs to an
+            equal true name, or to the one that stands in it between underscores.
+        mode: what is taken from a probabilistic result: "best", the most probable set without conflicts, or
+            "threshold 0.75", the pixels that belong to an object with at least this probability (the papers' mode).
+        thresholds: IoUs from which a pair counts, as in "[0.5, 0.75]"; 0.5, 0.55, ..., 0.95 if none are given.
+        split: only this part of the data set ``truth``; found images of the other parts are left out.
+        names: only these true names, a text file with one name per line; other found images are left out.
+        subset: truths for which there is no result are left out instead of being an error.
+        empty: what an image counts in which there is nothing and nothing is found.
+        seed: of the bootstrap.
+        output: write every number, image by image, to this JSON file.
+        overwrite: replace that file.
+        on_row: is called after every image with its row and the number of images.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
+        FileExistsError: ``output`` is there and may not be replaced.
         Unpaired: names that do not fit together; the message lists them.
         ValueError: a file that cannot be read, shapes that differ; the message names the file.
     """
+    if output is not None:
+        _free(Path(output), overwrite=overwrite)  # complains before the work, not after it
     wanted, every = _truths(Path(truth), split, names)
     candidates = _found(Path(found), mode)
     # One file against one truth needs no names: whoever gives them says that they belong together.
@@ -144,7 +150,10 @@ def evaluate(
     settings: dict[str, Any] = {"found": str(found), "truth": str(truth), "mode": mode, "thresholds": list(measured)}
     settings |= {"split": split, "names": names and str(names), "subset": subset, "empty": empty, "seed": seed}
     left_out = tuple(name for name in pairs if name not in kept)
-    return Report(tuple(rows), summarise([row.scores for row in rows], seed=seed), left_out, settings)
+    report = Report(tuple(rows), summarise([row.scores for row in rows], seed=seed), left_out, settings)
+    if output is not None:
+        report.save(output, overwrite=overwrite)
+    return report
 
 
 def pair(found: Collection[str], truth: Collection[str]) -> dict[str, str]:
@@ -191,6 +200,14 @@ def parse_mode(mode: str) -> Choice:
     raise ValueError(f'mode {mode!r}; wanted is "best" or "threshold" with a number in (0, 1], as in "threshold 0.75".')
 
 
+def _free(path: Path, *, overwrite: bool) -> Path:
+    """The file to write."""
+    target = path / "metrics.json" if path.is_dir() else path
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; give another name, or replace it (--overwrite).")
+    return target
+
+
 def _is_probability(text: str) -> bool:
     try:
         return 0 < float(text) <= 1
@@ -204,8 +221,8 @@ def _truths(path: Path, split: Split | None, names: str | Path | None) -> tuple[
         readers = truths(path)
         wanted = list(readers)
     else:
+        wanted = [sample.name for sample in _part(path, split)]
         readers = {sample.name: sample.truth for sample in open_source(path)}
-        wanted = [sample.name for sample in open_source(path, split=split)]
     if names is None:
         return wanted, readers
     listed = Path(names).read_text(encoding="utf-8").split("\n")
@@ -213,6 +230,14 @@ def _truths(path: Path, split: Split | None, names: str | Path | None) -> tuple[
     if strangers := sorted(asked - set(wanted)):
         raise Unpaired(f"{names} lists {_listed(strangers)}, but {path} has no such truth.")
     return [name for name in wanted if name in asked], readers
+
+
+def _part(path: Path, split: Split) -> Source:
+    try:
+        return open_source(path, split=split)
+    except ValueError as error:
+        why = "only a whole data set, the folder of images and truth, knows its split"
+        raise ValueError(f"{why}: {error}") from error
 
 
 def _found(path: Path, mode: str) -> dict[str, Reader]:
@@ -248,7 +273,7 @@ def _complete(kept: Collection[str], wanted: Sequence[str], *, subset: bool) -> 
     missing = [name for name in wanted if name not in kept]
     if missing and not subset:
         raise Unpaired(
-            f"nothing found for the truths {_listed(missing)}; segment these images, too, or ask for a subset."
+            f"nothing found for the truths {_listed(missing)}; segment these images, too, or leave them out (--subset)."
         )
     if not kept:
         raise Unpaired(f"none of the {len(wanted)} images to evaluate was found; they are called {_listed(wanted)}.")

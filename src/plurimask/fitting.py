@@ -13,7 +13,7 @@ from typing import Any, cast
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from torch import Tensor
@@ -94,6 +94,7 @@ def fit(
         The model with the weights that were best on the tune images.
     """
     model.posterior.samples = len(examples)
+    model.posterior.train()  # a loaded model is in eval mode
     latest = run / LATEST
     done = _steps_done(latest)
     crops = Crops(
@@ -143,7 +144,7 @@ class Training(lightning.LightningModule):
         terms = self.posterior.losses(image, batch)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            values = {name: float(term) for name, term in terms.items()}
+            values = {name: float(term.detach()) for name, term in terms.items()}
             raise FloatingPointError(f"the loss is not finite at step {self.global_step}: {values}.")
         self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
         self.log("loss", loss.detach(), prog_bar=True)
@@ -178,6 +179,21 @@ class Training(lightning.LightningModule):
         return float(0.5 * (1 + np.cos(np.pi * min(share, 1.0))))
 
 
+class StepsBar(RichProgressBar):
+    """Lightning's bar, counting the steps of the whole schedule; there are no epochs."""
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in shown.items() if name != "v_num"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "steps"
+
+
 def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool) -> lightning.Trainer:
     every = min(schedule.check_every, schedule.steps)
     # The average is what a look sees: it has to hold trained weights by the first one.
@@ -187,6 +203,7 @@ def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool) -> lig
         run, "latest", every_n_train_steps=every, save_on_train_epoch_end=False, enable_version_counter=False
     )
     callbacks: list[Callback] = [average, best, latest]
+    callbacks += [StepsBar(console_kwargs={"stderr": True})] if progress else []
     if schedule.patience is not None:
         callbacks.append(EarlyStopping("tune/avS", mode="max", patience=schedule.patience))
     device = pick_device("auto")
@@ -229,11 +246,12 @@ def _best(model: Model, run: Path) -> Model:
 
 @contextmanager
 def _no_false_alarms() -> Iterator[None]:
-    """Without Lightning's warnings about things that are meant."""
+    """Without Lightning's warnings about things that are meant, and about its own use of torch."""
     meant = (
         "You're resuming from a checkpoint that ended before the epoch ended",  # crops begin where the run was killed
-        "Checkpoint directory .* exists and is not empty",  # a resumed run
+        "(Checkpoint|Experiment logs) directory .* exists and is not empty",  # a resumed run
         "The '.*_dataloader' does not have many workers",  # a look reads images that are in memory
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch to Lightning, nothing to us
     )
     with warnings.catch_warnings():
         for message in meant:

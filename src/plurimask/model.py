@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from plurimask.agglomerate import Agglomeration, CompleteLinkage
 from plurimask.data.normalise import Normalisation
@@ -77,7 +77,7 @@ class Model:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: _stored(value, half=half) for name, value in self.posterior.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors.part")
+        (folder / "weights.safetensors.part").write_bytes(save(weights))
         text = json.dumps(self.describe(), indent=2, default=list)
         (folder / "model.json.part").write_text(text + "\n", encoding="utf-8")
         for name in ("weights.safetensors", "model.json"):

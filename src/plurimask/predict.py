@@ -84,8 +84,10 @@ def seeds_of(model: Model, draws: int, seed: int) -> range:
     """The seeds of the draws.
 
     Raises:
-        ValueError: if there are none or more than 255.
+        ValueError: if there are none or more than 255, or the seed is negative.
     """
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative, but is {seed}.")
     if not 1 <= draws <= 255:
         raise ValueError(f"draws must lie between 1 and 255, not at {draws}.")
     return range(seed, seed + (draws if model.posterior.stochastic else 1))
@@ -100,7 +102,8 @@ def checked(image: NDArray[Any], model: Model) -> NDArray[Any]:
     if image.ndim != ndim + 1 or image.shape[0] != channels:
         raise ValueError(
             f"the image has shape {image.shape}; this model wants ({channels}, {', '.join('ZYX'[-ndim:])}): "
-            f"{channels} channel{'s' * (channels > 1)} ({', '.join(model.channels)}) and {ndim} spatial axes."
+            f"{channels} channel{'s' * (channels > 1)} ({', '.join(model.channels)}) and {ndim} spatial axes. "
+            "Choose the channels or the plane that are meant, or another model."
         )
     if 0 in image.shape:
         raise ValueError(f"the image is empty: its shape is {image.shape}.")
@@ -124,7 +127,13 @@ def ready(model: Model, *, device: Device, precision: Precision) -> Iterator[tor
 
 
 def pick_device(device: Device) -> str:
-    """The name that torch knows; "auto" is a GPU where there is one."""
+    """The name that torch knows; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if device in ("cuda", "mps") and not getattr(torch, device).is_available():
+        raise ValueError(f'torch finds no device "{device}" here; use "cpu" or "auto", or install torch for it.')
     if device != "auto":
         return device
     if torch.cuda.is_available():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,21 +72,21 @@ def train(
     run = _run_folder(output, overwrite=overwrite)
     start = load_model(init) if init is not None else None
     normalise = start.normalisation if start else normalisation
-    parts = [_examples(open_source(folder, split="fit", axes=axes), normalise) for folder in data]
-    tune = _examples(open_source(data[0], split="tune", axes=axes), normalise)
-    examples = [example for part in parts for example in part]
+    parts = [_read(open_source(folder, split="fit", axes=axes), normalise) for folder in data]
+    tune = _read(open_source(data[0], split="tune", axes=axes), normalise).examples
+    examples = [example for part in parts for example in part.examples]
     count = _channel_count([*examples, *tune])
-    names = tuple(channels or (start.channels if start else _default_names(count)))
-    if len(names) != count:
-        raise ValueError(f"the images have {count} channels, but {len(names)} names were given: {', '.join(names)}.")
     torch.manual_seed(schedule.seed)
     model = start or _fresh(method, backbone(count), posterior)
     _fits(model, examples[0].image)
+    names = tuple(channels or (start.channels if start else _default_names(count)))
+    if len(names) != count:
+        raise ValueError(f"the images have {count} channels, but {len(names)} names were given: {', '.join(names)}.")
     model = replace(
         model,
         normalisation=normalise,
         channels=names,
-        scale=_scale(open_source(data[0], split="fit", axes=axes), parts[0]),
+        scale=_scale(parts[0]),
         window=window,
         halo=halo,
         trained_on=tuple(dict.fromkeys([*(start.trained_on if start else ()), *(e.name for e in examples)])),
@@ -115,12 +116,12 @@ def _fits(model: Model, image: NDArray[np.float32]) -> None:
 def _run_folder(output: Path, *, overwrite: bool) -> Path:
     run = output.with_name(output.name + ".run")
     if (output / "model.json").exists() and not overwrite:
-        raise FileExistsError(f"{output} holds a model already; choose another folder or allow overwriting.")
-    run.mkdir(parents=True, exist_ok=True)
+        raise FileExistsError(f"{output} holds a model already; choose another folder, or replace it (--overwrite).")
     if overwrite:
         for checkpoint in run.glob("*.ckpt"):
             checkpoint.unlink()
         (run / "settings.json").unlink(missing_ok=True)
+        shutil.rmtree(run / "logs", ignore_errors=True)
     return run
 
 
@@ -132,21 +133,32 @@ def _remember(run: Path, model: Model, schedule: Schedule) -> None:
     file = run / "settings.json"
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise FileExistsError(
-            f"{run} holds a run with other settings (compare {file}); give those, another output, or allow overwriting."
+            f"{run} holds a run with other settings (compare {file}); give those, another output, or start afresh "
+            "(--overwrite)."
         )
+    run.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 
 
-def _examples(source: Source, normalise: Normalisation) -> list[Example]:
-    """Reads a part into memory.
+@dataclass(frozen=True)
+class _Part:
+    """The images of one folder, in memory, with the pixel sizes that their files know."""
+
+    examples: tuple[Example, ...]
+    pixel_sizes: frozenset[tuple[float, ...] | None]
+
+
+def _read(source: Source, normalise: Normalisation) -> _Part:
+    """Reads a part of a data set.
 
     Raises:
         ValueError: if it is empty.
     """
     if len(source) == 0:
         raise ValueError(f"{source.folder} has no images in its {source.split!r} part; training needs some.")
-    pairs = ((sample.name, *sample.read()) for sample in source)
-    return [Example(name, normalise(image.data), truth) for name, image, truth in pairs]
+    pairs = [(sample.name, *sample.read()) for sample in source]
+    examples = tuple(Example(name, normalise(image.data), truth) for name, image, truth in pairs)
+    return _Part(examples, frozenset(image.pixel_size for _, image, _ in pairs))
 
 
 def _channel_count(examples: Sequence[Example]) -> int:
@@ -161,24 +173,23 @@ def _default_names(count: int) -> tuple[str, ...]:
     return ("intensity",) if count == 1 else tuple(f"channel {number}" for number in range(count))
 
 
-def _frequencies(parts: Sequence[Sequence[Example]], weights: Sequence[float] | None) -> NDArray[np.float64] | None:
+def _frequencies(parts: Sequence[_Part], weights: Sequence[float] | None) -> NDArray[np.float64] | None:
     """``(images,)`` probabilities: a folder's weight is shared by its images."""
     if weights is None:
         return None
     if len(weights) != len(parts) or min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"{len(parts)} folders want as many weights, not negative and not all zero; got {weights}.")
-    shares = [weight / len(part) for part, weight in zip(parts, weights, strict=True) for _ in part]
-    probabilities: NDArray[np.float64] = np.array(shares) / np.sum(weights)
-    return probabilities
+    counts = [len(part.examples) for part in parts]
+    shares: NDArray[np.float64] = np.repeat(np.array(weights, np.float64) / counts, counts) / np.sum(weights)
+    return shares
 
 
-def _scale(source: Source, examples: Sequence[Example]) -> Scale:
+def _scale(part: _Part) -> Scale:
     """Pixel size, if the files know it and agree, and the median diameter of the objects."""
-    sizes = {sample.image().pixel_size for sample in source}
-    size = sizes.pop() if len(sizes) == 1 else None
-    areas = np.concatenate([example.truth.areas for example in examples])
-    ndim = examples[0].truth.ndim
-    diameter = float(np.median(equivalent_diameter(areas, ndim))) if len(areas) else None
+    size = next(iter(part.pixel_sizes)) if len(part.pixel_sizes) == 1 else None
+    truths = [example.truth for example in part.examples]
+    areas = np.concatenate([truth.areas for truth in truths])
+    diameter = float(np.median(equivalent_diameter(areas, truths[0].ndim))) if len(areas) else None
     return Scale(pixel_size=size[-1] if size else None, diameter=diameter)
 
 

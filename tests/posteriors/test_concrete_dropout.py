@@ -90,7 +90,9 @@ def test_entropy_by_its_closed_form(rate):
     wanted = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
     assert float(layer.entropy().detach()) == pytest.approx(wanted, abs=1e-5)
     assert float(layer.rate.detach()) == pytest.approx(rate, rel=1e-5)
-    assert float(ChannelDropout(1, rate=0.5, temperature=0.1).entropy().detach()) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(ChannelDropout(1, rate=0.5, temperature=0.1).entropy().detach()) == pytest.approx(
+        math.log(2), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
@@ -202,7 +204,7 @@ def test_masks_are_functions_of_seed_and_layer():
     assert torch.equal(uniform(3, 1, 8), uniform(3, 1, 20)[:, :8])
     many = torch.cat([uniform(seed, layer, 100) for seed in range(20) for layer in range(20)])
     assert float(many.mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * many.numel()))
-    assert 0 <= float(many.min()) and float(many.max()) < 1
+    assert float(many.min()) >= 0 and float(many.max()) < 1
 
 
 def test_the_image_is_never_dropped():
@@ -217,7 +219,9 @@ def test_the_image_is_never_dropped():
     assert id(network.backbone.encoder[0].first.weight) not in behind
 
 
-@pytest.mark.parametrize(("start", "first"), [(0, "encoder.0.1"), (1, "encoder.1.0"), (2, "encoder.2.0"), (9, "decoder.1.0")])
+@pytest.mark.parametrize(
+    ("start", "first"), [(0, "encoder.0.1"), (1, "encoder.1.0"), (2, "encoder.2.0"), (9, "decoder.1.0")]
+)
 def test_dropout_starts_at_a_chosen_level(start, first):
     names = [name for name, *_ in posterior(start=start).layers()]
     assert names[0] == first

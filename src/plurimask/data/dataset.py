@@ -71,7 +71,11 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
         generator = np.random.default_rng([self.seed, self.first + number])
         example = self.examples[generator.choice(len(self.examples), p=self.weights)]
         centre = crop_centre(
-            example.combinations, near_object=self.near_object, near_overlap=self.near_overlap, generator=generator
+            example.combinations,
+            size=self.size,
+            near_object=self.near_object,
+            near_overlap=self.near_overlap,
+            generator=generator,
         )
         whole = self.size + 2 * self.augmentation.margin(self.size)
         image = cut(example.image, centre=centre, size=whole)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from plurimask.data.coco import is_coco, read_coco
-from plurimask.data.io import LABELS, UnreadableImage, images_in, natural, read_image
+from plurimask.data.io import LABELS, TRUTHS, UnreadableImage, images_in, natural, read_image
 from plurimask.data.samples import Sample, Source, Split
 from plurimask.data.truth import Reader, read_instances, read_masks, truths
 
@@ -52,7 +52,8 @@ class UserFolder(Source):
         for folder, part in _parts(self.folder):
             prefix = "" if part is None else f"{folder.name}/"
             for name, (image, truth) in self.pairs(folder).items():
-                samples.append((Sample(prefix + name, partial(read_image, image, axes=self.axes), truth), part))
+                read = partial(read_image, image, axes=self.axes)
+                samples.append((Sample(prefix + name, read, truth, (image,)), part))
         parts = _hold_out([sample.name for sample, _ in samples], [part for _, part in samples])
         chosen = [
             sample for sample, part in zip((s for s, _ in samples), parts, strict=True) if self.split in (None, part)
@@ -165,7 +166,7 @@ class FolderPerImage(UserFolder):
 
 
 def _masks_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in ("masks", "labels") if (folder / name).is_dir()), None)
+    return next((folder / name for name in TRUTHS if (folder / name).is_dir()), None)
 
 
 def _existing(folder: Path, file: str) -> Path:

@@ -33,6 +33,7 @@ SUFFIXES = TIFF | PICTURES
 # What plurimask (and Cellpose, and truths) put beside an image: never segmented when a folder is.
 LABELS = re.compile(r"_(labels|masks|cp_masks)\.(tiff?|png)$", re.IGNORECASE)
 OUTPUT = re.compile(r"_(labels|masks|cp_masks|overview|entropy|ground_truth)\.(tiff?|png)$", re.IGNORECASE)
+TRUTHS = ("masks", "labels")  # folders that hold the truth where they lie beside images/
 
 # Micrometres per unit; OME writes the letter mu, ImageJ an escape or "micron".
 MICROMETRES = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0}
@@ -94,7 +95,8 @@ def read_image(path: str | Path, *, axes: str | None = None) -> Image:
     data, spatial = _arrange(path, values, stated)
     if np.issubdtype(data.dtype, np.floating) and not np.isfinite(data).all():
         broken = np.count_nonzero(~np.isfinite(data))
-        raise UnreadableImage(path, f"{broken} pixels are NaN or infinite; replace them before segmenting.")
+        pixels = "1 pixel is" if broken == 1 else f"{broken} pixels are"
+        raise UnreadableImage(path, f"{pixels} NaN or infinite; replace them before segmenting.")
     known = all(letter in sizes for letter in spatial)
     return Image(data, path.stem, tuple(sizes[letter] for letter in spatial) if known else None, path)
 
@@ -103,8 +105,9 @@ def list_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Image files among files, folders (searched through, in natural order) and glob patterns; each once.
 
     In folders and patterns, files that plurimask or Cellpose wrote beside an image (``*_labels.tif``,
-    ``*_overview.png``, ``*_masks.tif``, ...), hidden files and the insides of ``.zarr`` folders are left out. A file
-    given by name is taken, unless it is such an output of another file in the list (a shell expands ``*.tif``).
+    ``*_overview.png``, ``*_masks.tif``, ...), hidden files and the insides of ``.zarr`` folders are left out, and in
+    folders the truth that lies in ``masks/`` or ``labels/`` beside ``images/``. A file given by name is taken, unless
+    it is such an output of another file in the list (a shell expands ``*.tif``).
 
     Raises:
         FileNotFoundError: a path that does not exist, or nothing found at all.
@@ -131,12 +134,18 @@ def images_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Image files of a folder in natural order, without outputs and hidden files."""
     entries = folder.rglob("*") if recursive else folder.glob("*")
     kept = [path for path in entries if _is_image(path.relative_to(folder)) and path.is_file()]
+    kept = [path for path in kept if not _is_truth(path, folder)]
     return sorted(kept, key=lambda path: natural(path.relative_to(folder)))
 
 
 def _is_image(path: Path) -> bool:
     inside = any(part.startswith(".") or part.endswith(".zarr") for part in path.parts)
     return not inside and path.suffix.lower() in SUFFIXES and not OUTPUT.search(path.name)
+
+
+def _is_truth(path: Path, folder: Path) -> bool:
+    between = path.parents[: len(path.relative_to(folder).parents) - 1]
+    return any(inner.name in TRUTHS and (inner.parent / "images").is_dir() for inner in between)
 
 
 def _origin(path: Path) -> Path:

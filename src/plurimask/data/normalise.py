@@ -15,6 +15,10 @@ class Normalisation:
 
     The defaults are StarDist's. Where the two percentiles coincide (a few bright objects on a ground without noise),
     the channel's extremes take their place. A constant channel becomes 0 everywhere.
+
+    Attributes:
+        low: percentile that becomes 0.
+        high: percentile that becomes 1.
     """
 
     low: float = 1.0

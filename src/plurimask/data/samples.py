@@ -28,11 +28,13 @@ class Sample:
         name: unique within its source.
         image: reads the image.
         truth: reads its objects.
+        files: what the image is read from, one file or one for each channel.
     """
 
     name: str
     image: Callable[[], Image]
     truth: Reader
+    files: tuple[Path, ...]
 
     def read(self) -> tuple[Image, Instances]:
         """Both, of one shape.

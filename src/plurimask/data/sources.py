@@ -34,8 +34,8 @@ def open_source(path: str | Path, *, split: Split | None = None, axes: str | Non
         raise FileNotFoundError(f"{folder}: no such folder.")
     kinds = [kind for kind in KINDS if kind.recognises(folder)]
     if not kinds:
-        known = "\n".join(f"  {kind.layout}" for kind in KINDS)
-        raise ValueError(f"{folder}: the layout is none of those that can be read:\n{known}")
+        known = "; ".join(f"({number}) {kind.layout}" for number, kind in enumerate(KINDS, start=1))
+        raise ValueError(f"{folder} is no data set, images with their truth, in a layout that is known: {known}.")
     source = kinds[0](folder, split, axes)
     if not len(source):
         raise FileNotFoundError(
@@ -76,12 +76,8 @@ class BBBC010(Source):
         images = {channel: self._wells(channel) for channel in self.channels}
         masks = truths(self.folder / "BBBC010_v1_foreground_eachworm")
         wells = [well for well in images[self.channels[0]] if well in masks and self._wanted(well)]
-        return [
-            Sample(
-                well, partial(read_channels, [images[channel][well] for channel in self.channels], well), masks[well]
-            )
-            for well in sorted(wells)
-        ]
+        files = {well: tuple(images[channel][well] for channel in self.channels) for well in sorted(wells)}
+        return [Sample(well, partial(read_channels, paths, well), masks[well], paths) for well, paths in files.items()]
 
     def _wells(self, channel: str) -> dict[str, Path]:
         paths = self.folder.glob(f"BBBC010_v?_images/*_{channel}_*.tif")
@@ -146,7 +142,7 @@ class DSB2018(Source):
 
     def _sample(self, name: str) -> Sample:
         image, labels = (self.folder / folder / f"{name}.png" for folder in ("images", "labels"))
-        return Sample(name, partial(read_image, image), partial(read_instances, labels))
+        return Sample(name, partial(read_image, image), partial(read_instances, labels), (image,))
 
 
 def read_channels(paths: Sequence[Path], name: str) -> Image:

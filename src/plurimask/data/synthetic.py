@@ -86,8 +86,17 @@ def blobs(shape: tuple[int, int] = (256, 256), *, count: int = 40, seed: Seed) -
     return _camera(3000 * ndimage.gaussian_filter(light, 1.0), generator), _truth(bodies, shape)
 
 
-def write_dataset(folder: str | Path, kind: Kind, *, count: int, seed: int = 0) -> list[str]:
-    """``count`` images ``images/NAME.tif`` with one mask per file, ``masks/NAME/NAME_<number>.png``; their names.
+def write_dataset(folder: str | Path, kind: Kind, *, count: int = 20, seed: int = 0) -> list[str]:
+    """Images ``images/NAME.tif`` and their truth, one mask per file: ``masks/NAME/NAME_<number>.png``.
+
+    Args:
+        folder: a new or empty one.
+        kind: "worms", crossing worms in bright-field wells, or "blobs", touching nuclei.
+        count: number of images.
+        seed: of the first image; another seed makes other images.
+
+    Returns:
+        The names of the images.
 
     Raises:
         FileExistsError: the folder is not empty.

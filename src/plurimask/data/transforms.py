@@ -6,7 +6,6 @@ pixel's id says which set of objects owns it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +107,7 @@ class Augmentation:
         deform = self._elastic(ids.ndim, size)
         seed = int(generator.integers(2**31))
         bent = deform.set_random_state(seed)(torch.from_numpy(image.copy()), mode="bilinear")
-        bent_ids = deform.set_random_state(seed)(
-            torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest"
-        )
+        bent_ids = deform.set_random_state(seed)(torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest")
         return np.asarray(bent, np.float32), np.rint(np.asarray(bent_ids)[0]).astype(np.int32)
 
     def _elastic(self, ndim: int, size: int) -> Rand2DElastic | Rand3DElastic:
@@ -149,9 +146,12 @@ class Augmentation:
 
 
 def crop_centre(
-    combinations: Combinations, *, near_object: float, near_overlap: float, generator: np.random.Generator
+    combinations: Combinations, *, size: int, near_object: float, near_overlap: float, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """``(D,)`` centre of a crop: near an overlap, near an object, or anywhere, with these probabilities."""
+    """``(D,)`` centre of a crop of ``size``: near an overlap, near an object, or anywhere, with these probabilities.
+
+    In an image where nothing overlaps, near an object instead of near an overlap.
+    """
     shape = np.array(combinations.ids.shape)
     choice = generator.random()
     several = np.array([len(owners) > 1 for owners in combinations.owners])
@@ -164,7 +164,8 @@ def crop_centre(
     if len(candidates) == 0:
         return generator.integers(shape)
     pixel = np.array(np.unravel_index(generator.choice(candidates), combinations.ids.shape))
-    return pixel + generator.integers(-40, 41, len(shape))
+    jitter = min(40, size // 4)  # what the crop is meant for stays within it
+    return pixel + generator.integers(-jitter, jitter + 1, len(shape))
 
 
 def cut(array: NDArray[Any], *, centre: NDArray[np.int64], size: int) -> NDArray[Any]:
@@ -177,5 +178,7 @@ def cut(array: NDArray[Any], *, centre: NDArray[np.int64], size: int) -> NDArray
     shape = np.array(array.shape[-ndim:])
     start = np.clip(centre, 0, shape - 1) - size // 2
     inside = np.stack([np.maximum(start, 0), np.minimum(start + size, shape)])
-    widths = [(0, 0)] * (array.ndim - ndim) + list(zip(inside[0] - start, start + size - inside[1], strict=True))
-    return np.pad(array[(..., *slices(inside))], widths)
+    outside = np.stack([inside[0] - start, start + size - inside[1]], 1)
+    leading: tuple[Any, ...] = (slice(None),) * (array.ndim - ndim)
+    padded: NDArray[Any] = np.pad(array[leading + slices(inside)], [(0, 0)] * len(leading) + outside.tolist())
+    return padded

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plurimask.data.coco import is_coco, read_coco
-from plurimask.data.io import PICTURES, SUFFIXES, TIFF, UnreadableImage, natural, read_image
+from plurimask.data.io import PICTURES, SUFFIXES, TIFF, TRUTHS, UnreadableImage, natural, read_image
 from plurimask.instances import Instances
 
 Reader = Callable[[], Instances]
@@ -140,7 +140,7 @@ def _of_folder(folder: Path, names: Collection[str] | None) -> dict[str, Reader]
 def _of_folders(folder: Path, names: Collection[str] | None) -> dict[str, Reader]:
     inside = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     for path in inside:
-        if path.name in ("masks", "labels") or path.name.endswith("_foreground_eachworm"):
+        if path.name in TRUTHS or path.name.endswith("_foreground_eachworm"):
             return _of_folder(path, names)
     filled = {path.name: _files(path) for path in inside}
     return {name: partial(read_masks, files) for name, files in filled.items() if files}

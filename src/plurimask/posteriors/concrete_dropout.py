@@ -105,7 +105,7 @@ class ConcreteDropout(Posterior):
         ]
 
     def report(self) -> dict[str, float]:
-        return {f"rate.{name}": float(dropout.rate) for name, dropout, _ in self.layers()}
+        return {f"rate.{name}": float(dropout.rate.detach()) for name, dropout, _ in self.layers()}
 
 
 class ChannelDropout(nn.Module):

@@ -1,0 +1,201 @@
+"""R20's method: targets, the terms of the loss, coordinates, and the way back to objects."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from plurimask.instances import Instances
+from plurimask.methods import Embedding
+from plurimask.networks import UNet
+from plurimask.testing import check_method, drawn, matched_ious, toy_truths
+
+PLAIN = Embedding(dimensions=4, semi_convolutional=None)
+MOVED = Embedding(dimensions=4, semi_convolutional=5.0)
+CROSS = drawn(["aaxa\n..b."])
+
+
+def small(ndim=2, **settings):
+    torch.manual_seed(0)
+    return UNet(ndim=ndim, width=4, depth=3, **settings)
+
+
+def batch(method, truths):
+    targets = [method.targets(truth, np.random.default_rng(0)) for truth in truths]
+    return {name: torch.from_numpy(np.stack([one[name] for one in targets])) for name in targets[0]}
+
+
+def terms(method, embedding, truths, classes=None):
+    outputs = {"embedding": embedding, "classes": torch.zeros(len(embedding), 3, *embedding.shape[2:])}
+    outputs |= {} if classes is None else {"classes": classes}
+    return {n: float(v.detach()) for n, v in method.head(small()).loss(outputs, batch(method, truths)).items()}
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("semi_convolutional", [None, 3.0])
+def test_it_keeps_the_contract(ndim, levels, semi_convolutional):
+    method = Embedding(dimensions=8, levels=levels, semi_convolutional=semi_convolutional)
+    check_method(method, small(ndim))
+
+
+def test_the_contract_holds_with_the_equation_taken_literally():
+    check_method(Embedding(squared_hinge=True), small())
+
+
+def test_targets_of_a_drawn_crossing():
+    targets = Embedding().targets(CROSS, np.random.default_rng(0))
+    assert targets["labels"].tolist() == [[1, 1, 0, 1], [0, 0, 2, 0]]  # the pixel of both belongs to none
+    assert targets["classes"].tolist() == [[1, 1, 2, 1], [0, 0, 1, 0]]
+
+
+def test_three_owners_are_still_one_class():
+    masks = np.zeros((3, 2, 2), bool)
+    masks[:, 0, 0] = True
+    masks[0, 1, 1] = True
+    targets = Embedding().targets(Instances.from_masks(masks, (2, 2)), np.random.default_rng(0))
+    assert targets["classes"].tolist() == [[2, 0], [0, 1]]
+    assert targets["labels"].tolist() == [[0, 0], [0, 1]]
+
+
+def test_every_term_by_hand():
+    # One row: a a . b, embeddings in the first dimension 0 2 9 4. Means 1 and 4.
+    truth = drawn(["aa.b"])
+    embedding = torch.zeros(1, 4, 1, 4)
+    embedding[0, 0, 0] = torch.tensor([0.0, 2.0, 9.0, 4.0])
+    found = terms(replace(PLAIN, class_weights=(1.0, 1.0, 1.0), class_weight=2.0), embedding, [truth])
+    assert found["pull"] == pytest.approx((1 + 0) / 2)  # a: (1 + 1) / 2, b: 0
+    assert found["push"] == pytest.approx((8 - 3) ** 2)
+    assert found["norm"] == pytest.approx(0.001 * (1**2 + 4**2) / 2)
+    assert found["classes"] == pytest.approx(2 * np.log(3))  # three equal logits
+
+
+def test_class_weights_are_those_of_a_weighted_mean():
+    truth = drawn(["aa.x"])
+    logits = torch.randn(1, 3, 1, 4, generator=torch.Generator().manual_seed(0))
+    found = terms(PLAIN, torch.zeros(1, 4, 1, 4), [truth], logits)["classes"]
+    x = logits[0, :, 0].double().numpy()
+    surprise = -(x - np.log(np.exp(x).sum(0)))
+    classes, weights = [1, 1, 0, 2], np.array([1.0, 3.0, 6.0])
+    wanted = sum(weights[c] * surprise[c, n] for n, c in enumerate(classes)) / weights[classes].sum()
+    assert found == pytest.approx(10 * wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", [PLAIN, MOVED], ids=["plain", "semi-convolutional"])
+def test_no_object_and_one_object(method):
+    embedding = torch.randn(1, 4, 24, 40)
+    none = terms(method, embedding, [Instances.empty((24, 40))])
+    assert (none["pull"], none["push"], none["norm"]) == (0, 0, 0)
+    one = terms(method, embedding, [toy_truths()["touching blobs"].select([0])])
+    assert one["push"] == 0
+    assert np.isfinite(one["pull"]) and one["pull"] > 0
+
+
+def test_without_objects_the_graph_stays_connected():
+    head = PLAIN.head(small())
+    embedding = torch.randn(1, 4, 24, 40, requires_grad=True)
+    outputs = {"embedding": embedding, "classes": torch.zeros(1, 3, 24, 40)}
+    loss = head.loss(outputs, batch(PLAIN, [Instances.empty((24, 40))]))
+    sum(loss.values()).backward()
+    assert embedding.grad is not None and not embedding.grad.any()
+
+
+def test_overlaps_and_background_have_no_say(crossing_worms):
+    embedding = torch.randn(1, 4, 24, 40)
+    before = terms(MOVED, embedding, [crossing_worms])
+    free = torch.from_numpy(crossing_worms.owners() != 1)
+    embedding[..., free] += 100
+    assert terms(MOVED, embedding, [crossing_worms]) == before
+
+
+def test_images_of_a_batch_do_not_meet(crossing_worms, touching_blobs, empty_image):
+    truths = [crossing_worms, touching_blobs, empty_image]
+    embedding = torch.randn(3, 4, 24, 40)
+    together = terms(MOVED, embedding, truths)
+    alone = [terms(MOVED, embedding[[n]], [truth]) for n, truth in enumerate(truths)]
+    for name in ("pull", "push", "norm"):
+        assert together[name] == pytest.approx(np.mean([one[name] for one in alone]), rel=1e-5)
+
+
+def test_coordinates_are_added_in_their_unit():
+    found = MOVED.embed(torch.zeros(2, 4, 3, 4))
+    assert found.shape == (2, 4, 3, 4)
+    assert found[1, 0, 2, 3] == pytest.approx(2 / 5)
+    assert found[1, 1, 2, 3] == pytest.approx(3 / 5)
+    assert not found[:, 2:].any()
+    assert PLAIN.embed(found) is found
+
+
+def test_moving_the_content_of_an_image_leaves_the_semi_convolutional_loss_alone(crossing_worms):
+    # What is translated: the objects and the network's outputs. Coordinates are not, and must not matter.
+    whole = crossing_worms.shift([0, 0], (40, 60))
+    moved = crossing_worms.shift([11, 17], (40, 60))
+    embedding = torch.randn(1, 4, 40, 60)
+    shifted = torch.roll(embedding, (11, 17), (2, 3))
+    one, other = terms(MOVED, embedding, [whole]), terms(MOVED, shifted, [moved])
+    for name in ("pull", "push", "norm"):
+        assert other[name] == pytest.approx(one[name], rel=1e-4)
+    # The objects' places do matter to it, unlike to the plain one.
+    apart = Instances.from_labels(np.array([[1] * 4 + [0] * 40 + [2] * 4]))
+    close = Instances.from_labels(np.array([[1] * 4 + [2] * 4 + [0] * 40]))
+    zeros = torch.zeros(1, 4, 1, 48)
+    assert terms(MOVED, zeros, [apart])["push"] < terms(MOVED, zeros, [close])["push"]
+    assert terms(PLAIN, zeros, [apart])["push"] == terms(PLAIN, zeros, [close])["push"]
+
+
+@pytest.mark.parametrize("case", ["touching blobs", "crossing worms", "empty"])
+@pytest.mark.parametrize("method", [PLAIN, MOVED], ids=["plain", "semi-convolutional"])
+def test_the_ideal_outputs_come_back_as_the_truth(method, case):
+    truth = toy_truths()[case]
+    found = method.decode(method.ideal(truth))
+    ious = matched_ious(truth, found)
+    assert len(found) == len(truth)
+    assert (ious >= 0.95).all()
+    assert (found.scores > 0.99).all()
+
+
+def test_the_ideal_loss_is_small(crossing_worms):
+    for method in (PLAIN, MOVED):
+        ideal = method.ideal(crossing_worms)
+        found = terms(method, ideal["embedding"], [crossing_worms], ideal["classes"])
+        assert found["pull"] < 1e-4
+        assert found["push"] < 1e-4
+        assert found["classes"] < 1e-4
+
+
+def test_small_objects_go_and_background_follows_its_threshold(touching_blobs):
+    outputs = dict(PLAIN.ideal(touching_blobs))
+    area = int(touching_blobs.areas.min())
+    assert len(replace(PLAIN, min_size=area).decode(outputs)) == 2
+    assert len(replace(PLAIN, min_size=area + 1).decode(outputs)) == 1
+    # P(background) is 0.6 everywhere: no object at foreground 0.5, one great object at 0.3.
+    outputs["classes"] = torch.log(torch.tensor([0.6, 0.4, 1e-6]))[None, :, None, None].expand(1, 3, 24, 40)
+    assert len(PLAIN.decode(outputs)) == 0
+    assert replace(PLAIN, foreground=0.3).decode(outputs).areas.sum() == 24 * 40
+
+
+def test_broken_outputs_are_told_not_dropped(touching_blobs):
+    for name in ("classes", "embedding"):
+        outputs = dict(PLAIN.ideal(touching_blobs))
+        outputs[name] = torch.full_like(outputs[name], torch.nan)
+        with pytest.raises(FloatingPointError, match="not finite"):
+            PLAIN.decode(outputs)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@torch.inference_mode()
+def test_outputs_have_the_size_of_the_image(ndim, levels):
+    backbone = small(ndim)
+    head = Embedding(dimensions=5, levels=levels).head(backbone)
+    image = torch.randn(2, 1, *(13, 18, 9)[:ndim])
+    outputs = head(backbone(image))
+    assert outputs["embedding"].shape == (2, 5, *image.shape[2:])
+    assert outputs["classes"].shape == (2, 3, *image.shape[2:])
+
+
+def test_condition_is_one_hot(crossing_worms):
+    seen = PLAIN.condition(batch(PLAIN, [crossing_worms]))
+    owners = crossing_worms.owners()
+    np.testing.assert_array_equal(seen[0], np.stack([owners == 0, owners == 1, owners >= 2]))

@@ -1,0 +1,181 @@
+"""From folders to a model folder: what is read, what is refused, what goes on."""
+
+import importlib
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from plurimask.data.normalise import Normalisation
+from plurimask.fitting import LATEST, Schedule
+from plurimask.methods import Embedding
+from plurimask.model import load_model
+from plurimask.networks import UNet
+from plurimask.posteriors import Deterministic
+from plurimask.testing import toy_image, toy_truths
+from plurimask.train import equivalent_diameter, train
+
+module = importlib.import_module("plurimask.train")  # plurimask.train itself is the function
+METHOD = Embedding(dimensions=4, min_size=5)
+SHORT = Schedule(steps=2, batch=1, crop=32, check_every=2, warmup=1, workers=0)
+SMALL = {"method": METHOD, "backbone": partial(UNet, width=4, depth=2), "schedule": SHORT, "progress": False}
+
+
+def write(folder, names=("one", "two"), *, channels=1, ndim=2):
+    """``fit/`` and ``tune/`` with images of touching blobs in Cellpose's layout."""
+    truth = toy_truths(ndim)["touching blobs"]
+    for part, called in (("fit", names), ("tune", ("chosen",))):
+        (folder / part).mkdir(parents=True)
+        for seed, name in enumerate(called):
+            image = (1000 * (1 + toy_image(truth, channels=channels, seed=seed))).astype(np.uint16)
+            axes = {"axes": "CZYX"[-image.ndim :] if ndim == 3 else "CYX"} if channels > 1 or ndim == 3 else {}
+            data = image[0] if channels == 1 else image
+            axes = {"axes": "ZYX"} if ndim == 3 and channels == 1 else axes
+            tifffile.imwrite(folder / part / f"{name}.tif", data, metadata=axes, imagej=False)
+            tifffile.imwrite(folder / part / f"{name}_masks.tif", truth.to_labels().astype(np.uint16))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write(tmp_path / "data")
+
+
+def test_a_model_folder_that_prediction_can_use(data, tmp_path):
+    made = train([data], tmp_path / "out", **SMALL, channels=["light"], window=128, halo=16)
+    kept = load_model(tmp_path / "out")
+    assert kept.describe() == made.describe()
+    assert kept.channels == ("light",) and (kept.window, kept.halo) == (128, 16)
+    assert {name.split("/")[-1] for name in kept.trained_on} == {"one", "two"}  # and not the tune image
+    areas = toy_truths()["touching blobs"].areas
+    assert kept.scale.diameter == pytest.approx(np.median(2 * np.sqrt(areas / np.pi)))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "weights.safetensors"]
+    assert (tmp_path / "out.run" / LATEST).is_file()  # resume files stay outside the model's folder
+    weights = kept.posterior.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in made.posterior.state_dict().items())
+
+
+def test_a_model_is_not_overwritten_unasked(data, tmp_path):
+    train([data], tmp_path / "out", **SMALL)
+    before = (tmp_path / "out" / "model.json").stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        train([data], tmp_path / "out", **SMALL)
+    assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == before
+    changed = {**SMALL, "schedule": Schedule(steps=1, batch=1, crop=32, workers=0)}
+    train([data], tmp_path / "out", **changed, overwrite=True)
+    assert torch.load(tmp_path / "out.run" / LATEST, weights_only=True)["global_step"] == 1
+
+
+def test_a_run_goes_on_only_with_its_own_settings(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", lambda *_, **__: 1 / 0)  # killed after its settings were written
+        with pytest.raises(ZeroDivisionError):
+            train([data], tmp_path / "out", **SMALL)
+    settings = json.loads((tmp_path / "out.run" / "settings.json").read_text())
+    assert settings["schedule"]["init_args"]["steps"] == 2
+    for other in (
+        {"method": Embedding(dimensions=5)},
+        {"schedule": Schedule(steps=3, batch=1, crop=32, workers=0)},
+        {"posterior": Deterministic},
+        {"normalisation": Normalisation(low=2.0)},
+        {"channels": ["another"]},
+    ):
+        with pytest.raises(FileExistsError, match="a run with other settings"):
+            train([data], tmp_path / "out", **{**SMALL, **other})
+    train([data], tmp_path / "out", **SMALL)
+    assert (tmp_path / "out" / "model.json").is_file()
+
+
+def test_fine_tuning_starts_from_the_model_and_brings_its_settings(data, tmp_path, monkeypatch):
+    first = train([data], tmp_path / "first", **SMALL, normalisation=Normalisation(low=2.0), channels=["light"])
+    (tmp_path / "more").mkdir()
+    more = write(tmp_path / "more" / "data", ("three", "four"))
+    started = {}
+
+    def watched(model, *arguments, **settings):
+        started.update({name: value.clone() for name, value in model.posterior.state_dict().items()})
+        return original(model, *arguments, **settings)
+
+    original = module.fit
+    monkeypatch.setattr(module, "fit", watched)
+    second = train([more], tmp_path / "second", init=tmp_path / "first", schedule=SHORT, progress=False)
+    for name, value in first.posterior.state_dict().items():
+        assert torch.equal(started[name], value)
+    assert second.method == METHOD and second.normalisation == Normalisation(low=2.0)
+    assert second.channels == ("light",)
+    assert {name.split("/")[-1] for name in second.trained_on} == {"one", "two", "three", "four"}
+
+
+def test_weights_share_the_crops_among_folders(data, tmp_path, monkeypatch):
+    other = write(tmp_path / "other", ("a", "b", "c"))
+    seen = {}
+
+    def watched(model, examples, tune, **settings):
+        seen.update(settings, names=[example.name for example in examples], tune=[example.name for example in tune])
+        return model
+
+    monkeypatch.setattr(module, "fit", watched)
+    train([data, other], tmp_path / "out", **SMALL, weights=[3, 1])
+    np.testing.assert_allclose(seen["weights"], [3 / 8] * 2 + [1 / 12] * 3)
+    assert [name.split("/")[-1] for name in seen["names"]] == ["one", "two", "a", "b", "c"]
+    assert [name.split("/")[-1] for name in seen["tune"]] == ["chosen"]  # of the first folder only
+
+
+@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, 2, 3]])
+def test_weights_that_do_not_fit(data, tmp_path, weights):
+    with pytest.raises(ValueError, match="2 folders want as many weights"):
+        train([data, data], tmp_path / "out", **SMALL, weights=weights)
+
+
+def test_images_that_differ_in_channels(data, tmp_path):
+    other = write(tmp_path / "other", channels=2)
+    with pytest.raises(ValueError, match=r"differ in their number of channels: 1 \(.*\), 2 \(.*\)"):
+        train([data, other], tmp_path / "out", **SMALL)
+
+
+def test_names_of_channels_are_as_many_as_channels(data, tmp_path):
+    with pytest.raises(ValueError, match="1 channels, but 2 names were given: a, b"):
+        train([data], tmp_path / "out", **SMALL, channels=["a", "b"])
+
+
+def test_several_channels(tmp_path):
+    made = train([write(tmp_path / "data", channels=2)], tmp_path / "out", **SMALL)
+    assert made.channels == ("channel 0", "channel 1")
+    assert made.backbone.in_channels == 2
+
+
+def test_images_that_the_network_cannot_read(data, tmp_path):
+    train([data], tmp_path / "flat", **SMALL)
+    volumes = write(tmp_path / "volumes", ndim=3)
+    with pytest.raises(ValueError, match="1 channels and 3 spatial axes; the network reads 1 and 2"):
+        train([volumes], tmp_path / "out", **SMALL)
+    coloured = write(tmp_path / "coloured", channels=2)
+    with pytest.raises(ValueError, match="2 channels and 2 spatial axes; the network reads 1 and 2"):
+        train([coloured], tmp_path / "out", init=tmp_path / "flat", channels=["a", "b"], progress=False)
+
+
+def test_volumes(tmp_path):
+    volumes = write(tmp_path / "data", ndim=3)
+    settings = {**SMALL, "backbone": partial(UNet, ndim=3, width=2, depth=2)}
+    schedule = Schedule(steps=1, batch=1, crop=12, workers=0)
+    made = train([volumes], tmp_path / "out", **{**settings, "schedule": schedule})
+    assert load_model(tmp_path / "out").backbone.ndim == 3
+    sizes = toy_truths(3)["touching blobs"].areas
+    assert made.scale.diameter == pytest.approx(np.median((6 * sizes / np.pi) ** (1 / 3)))
+
+
+def test_without_images_there_is_no_training(tmp_path):
+    folder = write(tmp_path / "data", names=())
+    with pytest.raises(FileNotFoundError, match="no images for the part 'fit'"):
+        train([folder], tmp_path / "out", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("diameter", [3.0, 20.0])
+def test_equivalent_diameters(diameter):
+    disk, ball = np.pi / 4 * diameter**2, np.pi / 6 * diameter**3
+    assert equivalent_diameter(np.array([disk]), 2)[0] == pytest.approx(diameter)
+    assert equivalent_diameter(np.array([ball]), 3)[0] == pytest.approx(diameter)
