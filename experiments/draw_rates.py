@@ -1,6 +1,6 @@
 """Draws the dropout rates of a training run, by depth, from its logs.
 
-    python experiments/draw_rates.py RUNS/worms.run docs/images/dropout_rates.png
+python experiments/draw_rates.py RUNS/worms.run docs/images/dropout_rates.png
 """
 
 from __future__ import annotations

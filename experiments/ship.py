@@ -1,6 +1,6 @@
 """Puts a trained model into the package: weights in half precision, with its card.
 
-    python experiments/ship.py RUNS/worms worms
+python experiments/ship.py RUNS/worms worms
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import Any
 
 from plurimask.model import SHIPPED, load_model
 
+WELLS = "BBBC010 (38 fit wells of the live/dead assay, 2.5x bright-field) and 26 synthetic wells, nine crops to one"
+UNSTATED = "the licence of BBBC010 is not stated; the weights hold no image"
+
 CARDS: dict[str, dict[str, Any]] = {
     "worms": {
         "description": "crossing C. elegans in bright-field wells; Concrete dropout",
-        "data": "BBBC010 (38 fit wells of 2.5x bright-field, live/dead assay) and 26 synthetic wells, nine crops to one",
-        "licence": "the licence of BBBC010 is not stated; the weights hold no image",
+        "data": WELLS,
+        "licence": UNSTATED,
     },
     "worms-deterministic": {
         "description": "crossing C. elegans in bright-field wells; one network without doubt, the baseline",
-        "data": "BBBC010 (38 fit wells of 2.5x bright-field, live/dead assay) and 26 synthetic wells, nine crops to one",
-        "licence": "the licence of BBBC010 is not stated; the weights hold no image",
+        "data": WELLS,
+        "licence": UNSTATED,
     },
     "nuclei": {
         "description": "nuclei in fluorescence, many sizes and microscopes; Concrete dropout; the default",

@@ -92,6 +92,33 @@ def test_a_killed_run_resumes_and_ends_like_one_that_was_not(tmp_path, taken):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_the_bar_counts_the_steps_of_the_whole_schedule(tmp_path, taken, capsys):
+    taken.limit = 9
+    with pytest.raises(Killed):
+        run(tmp_path)
+    taken.limit = math.inf
+    capsys.readouterr()
+    fit(made(), examples()[:2], examples()[:2], run=tmp_path, schedule=SHORT, progress=True)
+    shown = capsys.readouterr()
+    assert "6/6" in shown.err and "v_num" not in shown.err
+    assert shown.out == ""
+
+
+def test_a_loaded_model_is_trained_in_train_mode(tmp_path, monkeypatch):
+    modes = []
+    original = Training.training_step
+
+    def watched(self, batch, number):
+        modes.append(all(part.training for part in self.posterior.modules()))
+        return original(self, batch, number)
+
+    monkeypatch.setattr(Training, "training_step", watched)
+    model = made()
+    model.posterior.eval()
+    assert not run(tmp_path, model=model).posterior.training
+    assert modes == [True] * SHORT.steps
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path, taken):
     one = run(tmp_path)
     taken.clear()

@@ -155,6 +155,8 @@ def test_images_that_the_network_cannot_read(data, tmp_path):
     coloured = write(tmp_path / "coloured", channels=2)
     with pytest.raises(ValueError, match="2 channels and 2 spatial axes; the network reads 1 and 2"):
         train([coloured], tmp_path / "out", init=tmp_path / "flat", channels=["a", "b"], progress=False)
+    with pytest.raises(ValueError, match="the network reads 1 and 2"):  # and not a word about names that nobody gave
+        train([coloured], tmp_path / "out", init=tmp_path / "flat", progress=False)
 
 
 def test_volumes(tmp_path):
@@ -171,7 +173,7 @@ def test_without_images_there_is_no_training(tmp_path):
     folder = write(tmp_path / "data", names=())
     with pytest.raises(FileNotFoundError, match="no images for the part 'fit'"):
         train([folder], tmp_path / "out", **SMALL)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.run").exists()
 
 
 @pytest.mark.parametrize("diameter", [3.0, 20.0])

@@ -194,6 +194,15 @@ def test_listing_a_folder(tmp_path):
     assert [str(path.relative_to(tmp_path)) for path in list_images(tmp_path)] == ["a/c.png", "b9.TIF", "b10.tif"]
 
 
+def test_truth_beside_images_is_not_listed(tmp_path):
+    touch(tmp_path, "fit/images/a.tif", "fit/masks/a.tif", "fit/labels/x/a_1.png", "other/masks/b.tif")
+    assert [str(path.relative_to(tmp_path)) for path in list_images(tmp_path)] == [
+        "fit/images/a.tif",
+        "other/masks/b.tif",
+    ]
+    assert [path.name for path in list_images(tmp_path / "fit" / "masks")] == ["a.tif"]  # whoever names it means it
+
+
 def test_listing_patterns_and_files(tmp_path):
     touch(tmp_path, "b10.tif", "b9.tif", "b9_labels.tif", "c_masks.tif", "d.png")
     names = [path.name for path in list_images([tmp_path / "*.tif", tmp_path / "d.png", tmp_path / "b9.tif"])]

@@ -31,6 +31,7 @@ def check(source, names):
         picture, truth = pickle.loads(pickle.dumps(sample)).read()
         assert picture.data.shape == (1, *SHAPE)
         assert sorted(truth.areas.tolist()) == [2, 2]
+        assert sample.files == (picture.path,)
 
 
 def test_images_and_masks_of_equal_names(tmp_path):
@@ -129,7 +130,7 @@ def test_shapes_that_differ_are_told(tmp_path):
 
 def test_a_layout_that_is_not_known(tmp_path):
     image(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"(?s)none of those.*COCO.*IMG_masks\.tif"):
+    with pytest.raises(ValueError, match=r"(?s)is no data set.*COCO.*IMG_masks\.tif"):
         open_source(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_source(tmp_path / "none")

@@ -1,0 +1,64 @@
+"""What the commands print."""
+
+import pytest
+from rich.console import Console
+
+from plurimask.batch import BatchReport
+from plurimask.evaluate import Report, Row
+from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts
+from plurimask.metrics.segmentation import score, summarise
+from plurimask.testing import toy_truths
+
+LONG = "1649_1109_0003_Amp5-1_B_20070424_A0{}_w2_15ADF48D-C09E-47DE-B763-5BC479534681.tif"
+
+
+class Options:
+    output = None
+
+
+@pytest.fixture
+def console():
+    return Console(width=80, record=True, quiet=False, force_terminal=False)
+
+
+def row(name):
+    return {"image": name, "objects": 3, "objects_low": 2, "objects_high": 4, "mean_doubt": None, "seconds": 1.0}
+
+
+def test_long_names_stay_apart(console, tmp_path):
+    rows = tuple(row(LONG.format(number)) for number in (1, 2))
+    report = BatchReport(tmp_path, tuple(one["image"] for one in rows), (), {}, rows)
+    assert show_batch(report, Options(), console) == DONE
+    cells = "".join(line.split("│")[1].strip() for line in console.export_text().splitlines() if "│" in line)
+    assert cells == LONG.format(1) + LONG.format(2)
+
+
+def test_a_long_table_is_cut_and_says_so(console, tmp_path, capsys):
+    rows = tuple(row(f"{number}.tif") for number in range(MANY + 7))
+    report = BatchReport(tmp_path, (), (), {"x.tif": "cut off"}, (*rows, {"image": "x.tif", "problem": "cut off"}))
+    assert show_batch(report, Options(), console) == FAILED
+    assert "... and 7 more in summary.csv" in console.export_text()
+    assert capsys.readouterr().err == "plurimask: x.tif: cut off\n"
+
+
+@pytest.mark.parametrize("thresholds", [(0.5, 0.75), (0.3,)])
+def test_every_image_and_the_means_are_shown(console, thresholds):
+    truth = toy_truths()["crossing worms"]
+    scores = score(truth, truth.select([0]), thresholds=thresholds)
+    names = [f"well {number}" for number in range(MANY + 1)]
+    report = Report(tuple(Row(name, name, scores) for name in names), summarise([scores] * len(names)), (), {})
+    assert show_evaluation(report, Options(), console) == DONE
+    text = console.export_text()
+    assert f"well {MANY - 1}" in text and f"well {MANY}" not in text
+    assert "... and 1 more; -o FILE" in text
+    assert f"{MANY + 1} images, {2 * MANY + 2} true and {MANY + 1} found objects" in text
+    assert all(f"S at {threshold}" in text for threshold in thresholds)
+    assert "0.500 to 0.500" in text
+
+
+def test_facts_are_plain_words(console):
+    assert show_facts({"channels": ["GFP", "[w2]"], "axes": None}, Options(), console) == DONE
+    assert [line.split() for line in console.export_text().splitlines()] == [
+        ["channels", "GFP,", "[w2]"],
+        ["axes", "-"],
+    ]
