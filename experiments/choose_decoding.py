@@ -22,7 +22,7 @@ from plurimask.data.sources import open_source
 from plurimask.instances import Instances, concatenate
 from plurimask.metrics.segmentation import score, summarise
 from plurimask.model import Model, load_model
-from plurimask.predict import ready, seeds_of, to_device
+from plurimask.predict import part_of, ready, seeds_of, to_device
 from plurimask.windows import Window, grid
 
 Stored = Sequence[Sequence[tuple[Window, Mapping[str, torch.Tensor]]]]  # by draw, then by window
@@ -85,7 +85,7 @@ def look(model: Model, image: np.ndarray, *, draws: int) -> Stored:
         batch = to_device(normalised[None], device)
         context = model.posterior.context(batch)
         for window in grid(image.shape[1:], size=model.window, halo=model.halo, stride=model.backbone.strides[-1]):
-            seen = batch[(..., *(slice(start, stop) for start, stop in window.outer.T))]
+            seen = part_of(batch, window.outer)
             for part, outputs in zip(stored, model.posterior.draws(seen, seeds, context=context), strict=True):
                 part.append((window, {name: output.half().cpu() for name, output in outputs.items()}))
     return stored
