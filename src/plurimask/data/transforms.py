@@ -150,7 +150,8 @@ def crop_centre(
 ) -> NDArray[np.int64]:
     """``(D,)`` centre of a crop of ``size``: near an overlap, near an object, or anywhere, with these probabilities.
 
-    In an image where nothing overlaps, near an object instead of near an overlap.
+    In an image where nothing overlaps, near an object instead of near an overlap. A crop hangs over the border of the
+    image by an eighth of its size at most, where the image is large enough.
     """
     shape = np.array(combinations.ids.shape)
     choice = generator.random()
@@ -161,11 +162,14 @@ def crop_centre(
         candidates = np.flatnonzero(combinations.ids)
     else:
         candidates = np.zeros(0, np.int64)
-    if len(candidates) == 0:
-        return generator.integers(shape)
-    pixel = np.array(np.unravel_index(generator.choice(candidates), combinations.ids.shape))
-    jitter = min(40, size // 4)  # what the crop is meant for stays within it
-    return pixel + generator.integers(-jitter, jitter + 1, len(shape))
+    if len(candidates):
+        pixel = np.array(np.unravel_index(generator.choice(candidates), combinations.ids.shape))
+        jitter = min(40, size // 4)  # what the crop is meant for stays within it
+        centre = pixel + generator.integers(-jitter, jitter + 1, len(shape))
+    else:
+        centre = generator.integers(shape)
+    reach = np.minimum(3 * size // 8, shape // 2)
+    return np.clip(centre, reach, shape - reach)
 
 
 def cut(array: NDArray[Any], *, centre: NDArray[np.int64], size: int) -> NDArray[Any]:

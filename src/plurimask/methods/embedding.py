@@ -128,7 +128,7 @@ class Embedding(Method):
 
 
 class EmbeddingHead(Head):
-    """1 x 1 convolutions: classes from the finest level, the embedding from several, resized and summed."""
+    """1 x 1 convolutions: classes from the finest level, the embedding from several, doubled and summed upwards."""
 
     def __init__(self, method: Embedding, backbone: Backbone) -> None:
         super().__init__()
@@ -140,14 +140,12 @@ class EmbeddingHead(Head):
         )
 
     def forward(self, features: Features) -> Outputs:
-        finest = features.decoder[0]
-        embedding = self.embedding[0](finest)
-        for level, read in enumerate(self.embedding[1:], start=1):
-            coarse = read(features.decoder[level]).float()
-            mode = "bilinear" if coarse.ndim == 4 else "trilinear"
-            larger = functional.interpolate(coarse, scale_factor=float(2**level), mode=mode, align_corners=False)
-            embedding = embedding + leading(larger, embedding.shape[2:])
-        return {"embedding": embedding, "classes": self.classes(finest)}
+        maps = [read(features.decoder[level]) for level, read in enumerate(self.embedding)]
+        embedding = maps.pop()
+        while maps:
+            finer = maps.pop()
+            embedding = finer + leading(doubled(embedding), finer.shape[2:])
+        return {"embedding": embedding, "classes": self.classes(features.decoder[0])}
 
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
         """Pull, push, norm (R20, Eqs. 1-3) and cross-entropy; means over the images of the batch."""
@@ -177,3 +175,9 @@ class EmbeddingHead(Head):
             "push": apart.mean(),
             "norm": method.norm_weight * by_image(norm, home, images).mean(),
         }
+
+
+def doubled(features: Tensor) -> Tensor:
+    """``(B, C, *spatial)`` -> twice the size along every spatial axis, linear between the points."""
+    mode = "bilinear" if features.ndim == 4 else "trilinear"
+    return functional.interpolate(features, scale_factor=2.0, mode=mode, align_corners=False)

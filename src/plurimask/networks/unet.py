@@ -181,9 +181,17 @@ def leading(features: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """He et al. 2015 for layers followed by ReLU; biases 0."""
+    """He et al. 2015 for layers followed by ReLU; biases 0.
+
+    The two halves of a decoder level's first convolution are one layer of twice the inputs; ``narrow`` has no ReLU.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for level in module.modules():
+            if isinstance(level, DecoderLevel):
+                for weight in (level.skip.weight, level.up.weight, level.narrow.weight):
+                    weight.mul_(0.5**0.5)
