@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path)
     parser.add_argument("models", nargs="*", default=list(DATA), metavar="MODEL", help=f"of {', '.join(DATA)}")
     parser.add_argument("--minutes", type=float, default=90, help="budget for all of them together")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     end = time.monotonic() + 60 * options.minutes
     for model in options.models:
         if (options.runs / model / "model.json").exists():

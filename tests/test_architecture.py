@@ -22,8 +22,8 @@ LAYERS = (
     ("metrics", "agglomerate", "networks", "windows"),
     ("methods", "posteriors", "data"),
     ("model", "testing"),
-    ("rescale", "predict", "fitting", "train", "tune"),
-    ("batch", "evaluate", "large", "proofreading", "active", "export"),
+    ("rescale", "predict", "fitting", "training", "tuning"),
+    ("batch", "evaluation", "large", "proofreading", "active", "export"),
     ("cli", "__main__"),
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -84,7 +84,7 @@ def train(
 def calls(monkeypatch):
     CALLS.clear()
     FAILING.clear()
-    functions = {"plurimask.batch:segment_files": segment_files, "plurimask.train:train": train}
+    functions = {"plurimask.batch:segment_files": segment_files, "plurimask.training:train": train}
     original = cli._imported
     monkeypatch.setattr(cli, "_imported", lambda place: functions.get(place) or original(place))
     return CALLS

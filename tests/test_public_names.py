@@ -1,5 +1,6 @@
 """The front door: ``import plurimask``."""
 
+import pkgutil
 import subprocess
 import sys
 import types
@@ -29,10 +30,9 @@ def test_every_public_name_is_there(name):
     assert name in dir(plurimask)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_a_function_is_not_hidden_by_the_module_of_its_name(name):
-    __import__(f"plurimask.{name}")
-    assert callable(getattr(plurimask, name))
+def test_no_module_can_hide_a_public_name():
+    modules = {module.name for module in pkgutil.iter_modules(plurimask.__path__)}
+    assert modules.isdisjoint(plurimask.__all__)
 
 
 def test_an_unknown_name_says_which_there_are():

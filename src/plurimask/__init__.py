@@ -6,21 +6,19 @@ neither torch nor matplotlib.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plurimask.agglomerate import CompleteLinkage, SequentialUnion
     from plurimask.data.storage import load, save
-    from plurimask.evaluate import evaluate
+    from plurimask.evaluation import evaluate
     from plurimask.instances import Instances
     from plurimask.model import Model, load_model
     from plurimask.predict import segment
     from plurimask.probabilistic import ProbabilisticInstances
     from plurimask.protocols import Backbone, Head, Method, Posterior
-    from plurimask.train import train
+    from plurimask.training import train
 
 __version__ = "0.1.0"
 
@@ -53,12 +51,12 @@ _HOMES = {
     "Posterior": "plurimask.protocols",
     "ProbabilisticInstances": "plurimask.probabilistic",
     "SequentialUnion": "plurimask.agglomerate",
-    "evaluate": "plurimask.evaluate",
+    "evaluate": "plurimask.evaluation",
     "load": "plurimask.data.storage",
     "load_model": "plurimask.model",
     "save": "plurimask.data.storage",
     "segment": "plurimask.predict",
-    "train": "plurimask.train",
+    "train": "plurimask.training",
 }
 
 
@@ -72,18 +70,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps ``plurimask.train`` the function.
-
-    Importing the module ``plurimask.train`` binds it over the function of the same name, because the import system
-    sets a submodule as an attribute of its package; here that assignment is left out for public names.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

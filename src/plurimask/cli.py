@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from argparse import HelpFormatter
 
     from plurimask.batch import Job
-    from plurimask.evaluate import Row
+    from plurimask.evaluation import Row
 
 MISUSED, INTERRUPTED = 2, 130
 PATIENCE = 2.0  # seconds before a progress bar appears
@@ -282,7 +282,7 @@ VERBS = {
         hooks={"progress": lambda bar: bar.over_jobs},
     ),
     "train": Verb(
-        "plurimask.train:train",
+        "plurimask.training:train",
         "train a model on images with truth, or fine-tune one",
         show_model,
         positional=("data...",),
@@ -290,7 +290,7 @@ VERBS = {
         hooks={"progress": lambda bar: not bar.quiet},
     ),
     "evaluate": Verb(
-        "plurimask.evaluate:evaluate",
+        "plurimask.evaluation:evaluate",
         "compare found objects with the truth",
         show_evaluation,
         positional=("found", "truth"),

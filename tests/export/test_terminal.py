@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from plurimask.batch import BatchReport
-from plurimask.evaluate import Report, Row
+from plurimask.evaluation import Report, Row
 from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts
 from plurimask.metrics.segmentation import score, summarise
 from plurimask.testing import toy_truths

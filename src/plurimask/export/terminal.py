@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from plurimask.batch import BatchReport
-    from plurimask.evaluate import Report
+    from plurimask.evaluation import Report
 
 DONE, FAILED = 0, 1
 MANY = 20  # images beyond which a table is cut

@@ -1,6 +1,5 @@
 """From folders to a model folder: what is read, what is refused, what goes on."""
 
-import importlib
 import json
 from functools import partial
 
@@ -9,6 +8,7 @@ import pytest
 import tifffile
 import torch
 
+from plurimask import training
 from plurimask.data.normalise import Normalisation
 from plurimask.fitting import LATEST, Schedule
 from plurimask.methods import Embedding
@@ -16,9 +16,8 @@ from plurimask.model import load_model
 from plurimask.networks import UNet
 from plurimask.posteriors import Deterministic
 from plurimask.testing import toy_image, toy_truths
-from plurimask.train import equivalent_diameter, train
+from plurimask.training import equivalent_diameter, train
 
-module = importlib.import_module("plurimask.train")  # plurimask.train itself is the function
 METHOD = Embedding(dimensions=4, min_size=5)
 SHORT = Schedule(steps=2, batch=1, crop=32, check_every=2, warmup=1, workers=0)
 SMALL = {"method": METHOD, "backbone": partial(UNet, width=4, depth=2), "schedule": SHORT, "progress": False}
@@ -71,7 +70,7 @@ def test_a_model_is_not_overwritten_unasked(data, tmp_path):
 
 def test_a_run_goes_on_only_with_its_own_settings(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", lambda *_, **__: 1 / 0)  # killed after its settings were written
+        patch.setattr(training, "fit", lambda *_, **__: 1 / 0)  # killed after its settings were written
         with pytest.raises(ZeroDivisionError):
             train([data], tmp_path / "out", **SMALL)
     settings = json.loads((tmp_path / "out.run" / "settings.json").read_text())
@@ -99,8 +98,8 @@ def test_fine_tuning_starts_from_the_model_and_brings_its_settings(data, tmp_pat
         started.update({name: value.clone() for name, value in model.posterior.state_dict().items()})
         return original(model, *arguments, **settings)
 
-    original = module.fit
-    monkeypatch.setattr(module, "fit", watched)
+    original = training.fit
+    monkeypatch.setattr(training, "fit", watched)
     second = train([more], tmp_path / "second", init=tmp_path / "first", schedule=SHORT, progress=False)
     for name, value in first.posterior.state_dict().items():
         assert torch.equal(started[name], value)
@@ -117,7 +116,7 @@ def test_weights_share_the_crops_among_folders(data, tmp_path, monkeypatch):
         seen.update(settings, names=[example.name for example in examples], tune=[example.name for example in tune])
         return model
 
-    monkeypatch.setattr(module, "fit", watched)
+    monkeypatch.setattr(training, "fit", watched)
     train([data, other], tmp_path / "out", **SMALL, weights=[3, 1])
     np.testing.assert_allclose(seen["weights"], [3 / 8] * 2 + [1 / 12] * 3)
     assert [name.split("/")[-1] for name in seen["names"]] == ["one", "two", "a", "b", "c"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from plurimask.data import storage
 from plurimask.data.truth import truths
-from plurimask.evaluate import Report, Unpaired, evaluate, pair, parse_mode
+from plurimask.evaluation import Report, Unpaired, evaluate, pair, parse_mode
 from plurimask.instances import Instances
 from plurimask.metrics.segmentation import Scores
 from plurimask.probabilistic import ProbabilisticInstances
