@@ -25,7 +25,7 @@ from sklearn.cluster import MeanShift
 
 from plurimask.batch import segment_files
 from plurimask.data.io import read_image
-from plurimask.methods.embedding import BACKGROUND, OVERLAP, Embedding
+from plurimask.methods.embedding import BACKGROUND, Embedding
 from plurimask.model import Model, describe, load_model, network_factory
 from plurimask.ops.components import reconnect, scored, without_small
 from plurimask.posteriors import ConcreteDropout, Deterministic
@@ -95,20 +95,17 @@ def plain(image: np.ndarray, model: Model) -> object:
         for seed in range(DRAWS):
             outputs = next(iter(posterior.draws(batch, [seed], context={})))
             found.append(plain_decode(method, outputs))
-    posterior.to(memory_format=torch.channels_last)
     return model.agglomeration(found).best()
 
 
 def plain_decode(method: Embedding, outputs):
     """:meth:`Embedding.decode` with scikit-learn's mean shift."""
     probabilities = method.probabilities(outputs).numpy()
-    foreground = probabilities[BACKGROUND] <= 1 - method.foreground
-    overlap = foreground & (probabilities.argmax(0) == OVERLAP)
-    pixels = np.nonzero(foreground & ~overlap)
-    points = method.embed(outputs["embedding"])[0].numpy()[(slice(None), *pixels)].T
-    labels = np.zeros(foreground.shape, np.int32)
+    single, overlap = method.regions(probabilities)
+    points = method.points(outputs, single)
+    labels = np.zeros(single.shape, np.int32)
     if len(points):
-        labels[pixels] = MeanShift(bandwidth=method.bandwidth, bin_seeding=True, n_jobs=2).fit_predict(points) + 1
+        labels[single] = MeanShift(bandwidth=method.bandwidth, bin_seeding=True, n_jobs=2).fit_predict(points) + 1
     whole = reconnect(
         labels, overlap, min_contact=method.min_contact, max_gap=method.max_gap, min_piece=method.min_piece
     )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from plurimask.data.sources import open_source
-from plurimask.methods.embedding import BACKGROUND, OVERLAP, Embedding
+from plurimask.methods.embedding import Embedding
 from plurimask.model import load_model
 from plurimask.predict import ready, to_device
 
@@ -35,11 +35,8 @@ def main() -> None:
         image = torch.from_numpy(model.normalisation(sample.image().data))
         with ready(model, device="cpu", precision="auto") as device:
             outputs = next(iter(model.posterior.draws(to_device(image[None], device), [0], context={})))
-        probabilities = method.probabilities(outputs).numpy()
-        foreground = probabilities[BACKGROUND] <= 1 - method.foreground
-        pixels = np.nonzero(foreground & ~(probabilities.argmax(0) == OVERLAP))
-        embedding = method.embed(outputs["embedding"].float())[0].numpy()
-        np.savez(options.folder / f"{sample.name}.npz", np.ascontiguousarray(embedding[(slice(None), *pixels)].T))
+        single, _ = method.regions(method.probabilities(outputs).numpy())
+        np.savez(options.folder / f"{sample.name}.npz", method.points(outputs, single))
 
 
 if __name__ == "__main__":

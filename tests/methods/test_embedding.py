@@ -119,12 +119,21 @@ def test_images_of_a_batch_do_not_meet(crossing_worms, touching_blobs, empty_ima
 
 
 def test_coordinates_are_added_in_their_unit():
-    found = MOVED.embed(torch.zeros(2, 4, 3, 4))
-    assert found.shape == (2, 4, 3, 4)
-    assert found[1, 0, 2, 3] == pytest.approx(2 / 5)
-    assert found[1, 1, 2, 3] == pytest.approx(3 / 5)
-    assert not found[:, 2:].any()
-    assert PLAIN.embed(found) is found
+    pixels = torch.tensor([0, 2]), torch.tensor([1, 3])
+    found = MOVED.embed(torch.ones(2, 4), pixels)
+    assert found == pytest.approx(torch.tensor([[1, 1 + 1 / 5, 1, 1], [1 + 2 / 5, 1 + 3 / 5, 1, 1]]))
+    assert PLAIN.embed(found, pixels) is found
+
+
+def test_mean_shift_sees_the_pixels_of_one_object_in_the_order_of_the_image():
+    probabilities = np.zeros((3, 1, 4), np.float32)
+    probabilities[:, 0] = [[0.9, 0.2, 0.1, 0.3], [0.1, 0.5, 0.3, 0.7], [0, 0.3, 0.6, 0]]
+    single, overlap = MOVED.regions(probabilities)
+    assert single.tolist() == [[False, True, False, True]]
+    assert overlap.tolist() == [[False, False, True, False]]
+    outputs = {"embedding": torch.arange(16.0).reshape(1, 4, 1, 4).bfloat16()}
+    points = MOVED.points(outputs, single)
+    assert points == pytest.approx(np.array([[1, 5 + 1 / 5, 9, 13], [3, 7 + 3 / 5, 11, 15]], np.float32))
 
 
 def test_moving_the_content_of_an_image_leaves_the_semi_convolutional_loss_alone(crossing_worms):

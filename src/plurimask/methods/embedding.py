@@ -6,6 +6,7 @@ docs/algorithms.md, "Metric learning".
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,16 +85,28 @@ class Embedding(Method):
             raise FloatingPointError(
                 "the network gave class probabilities that are not finite; its weights are broken."
             )
-        foreground = probabilities[BACKGROUND] <= 1 - self.foreground
-        overlap = foreground & (probabilities.argmax(0) == OVERLAP)
-        pixels = np.nonzero(foreground & ~overlap)  # the loss leaves the embedding of overlaps free
-        embedding = self.embed(outputs["embedding"])[0].float().cpu().numpy()
-        points = np.ascontiguousarray(np.moveaxis(embedding, 0, -1)[pixels])
-        found = mean_shift(points, bandwidth=self.bandwidth, threshold=self.threshold)
-        labels = np.zeros(foreground.shape, np.int32)
-        labels[pixels] = found.labels + 1
+        single, overlap = self.regions(probabilities)
+        found = mean_shift(self.points(outputs, single), bandwidth=self.bandwidth, threshold=self.threshold)
+        labels = np.zeros(single.shape, np.int32)
+        labels[single] = found.labels + 1
         whole = reconnect(labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece)
         return without_small(scored(whole, 1 - probabilities[BACKGROUND]), self.min_size)
+
+    def regions(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """``(3, *spatial)`` -> where one object is, and where several are; two masks ``(*spatial)``."""
+        foreground = probabilities[BACKGROUND] <= 1 - self.foreground
+        overlap = foreground & (probabilities.argmax(0) == OVERLAP)
+        return foreground & ~overlap, overlap
+
+    def points(self, outputs: Outputs, where: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """``(P, E)``: what mean shift sees of the P pixels of a mask ``(*spatial)``.
+
+        The loss leaves the embedding of overlaps free: only pixels of one object have a meaning.
+        """
+        embedding = torch.movedim(outputs["embedding"][0], 0, -1)
+        pixels = torch.nonzero(torch.from_numpy(where).to(embedding.device), as_tuple=True)
+        points: NDArray[np.float32] = self.embed(embedding[pixels].float(), pixels).cpu().numpy()
+        return points
 
     def probabilities(self, outputs: Outputs) -> Tensor:
         return torch.softmax(outputs["classes"][0].float(), 0)
@@ -109,22 +122,34 @@ class Embedding(Method):
         codes = torch.zeros(len(truth) + 1, self.dimensions)
         for number in range(1, len(truth) + 1):
             codes[number, number % self.dimensions] = 4 * self.margin * (1 + number // self.dimensions)
-        wanted = torch.movedim(codes[labels], -1, 1)
+        everywhere = torch.nonzero(torch.ones(truth.shape), as_tuple=True)
+        raw = codes[labels.flatten()] - self.embed(torch.zeros(labels.numel(), self.dimensions), everywhere)
         classes = functional.one_hot(torch.from_numpy(targets["classes"])[None], 3)
         return {
-            "embedding": wanted - self.embed(torch.zeros_like(wanted)),
+            "embedding": raw.T.reshape(1, self.dimensions, *truth.shape),
             "classes": torch.movedim(classes, -1, 1).float() * 20,
         }
 
-    def embed(self, embedding: Tensor) -> Tensor:
-        """Adds the coordinates of the semi-convolutional embedding; ``(B, E, *spatial)``."""
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        """What decides on objects and their borders; how pieces are joined stays the paper's heuristic."""
+        shares = (round(self.foreground + step, 3) for step in (-0.2, -0.1, -0.05, 0.05, 0.1, 0.2))
+        lengths, sizes = (0.6, 0.8, 1.25, 1.6), (0.25, 0.5, 0.75, 1.5, 2.0, 4.0)
+        return {
+            "foreground": tuple(share for share in shares if 0 < share < 1),
+            "bandwidth": tuple(round(self.bandwidth * factor, 3) for factor in lengths),
+            "threshold": tuple(round(self.threshold * factor, 3) for factor in lengths),
+            "min_size": tuple(round(max(self.min_size, 4) * factor) for factor in sizes),
+        }
+
+    def embed(self, raw: Tensor, pixels: Sequence[Tensor]) -> Tensor:
+        """Adds the coordinates of the semi-convolutional embedding.
+
+        raw: ``(P, E)``, what the network says at P pixels; pixels: D index arrays ``(P,)``, where they are.
+        """
         if self.semi_convolutional is None:
-            return embedding
-        spatial = embedding.shape[2:]
-        axes = [torch.arange(size, device=embedding.device) for size in spatial]
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).float() / self.semi_convolutional
-        rest = grid.new_zeros(embedding.shape[1] - len(spatial), *spatial)
-        return embedding + torch.cat([grid, rest])
+            return raw
+        coordinates = torch.stack(list(pixels), 1).to(raw.dtype) / self.semi_convolutional
+        return raw + functional.pad(coordinates, (0, raw.shape[1] - len(pixels)))
 
 
 class EmbeddingHead(Head):
@@ -161,8 +186,7 @@ class EmbeddingHead(Head):
             nothing = 0.0 * outputs["embedding"].float().sum()
             return {"pull": nothing, "push": nothing, "norm": nothing}
         raw = torch.movedim(outputs["embedding"], 1, -1)[where].float()
-        coordinates = method.embed(outputs["embedding"].new_zeros(1, *outputs["embedding"].shape[1:]).float())
-        points = raw + torch.movedim(coordinates[0], 0, -1)[pixels]
+        points = method.embed(raw, pixels)
         numbers = image * (labels.max() + 1) + labels[where]
         objects, owner = torch.unique(numbers, return_inverse=True)
         home = objects // (labels.max() + 1)
