@@ -1,11 +1,19 @@
-"""Matching found objects with true ones, against pycocotools (masks in run-length code), one thread each.
+"""Matching found objects with true ones, against pycocotools (masks in run-length code) and StarDist (label maps), one
+thread each.
 
-    python benchmarks/matching.py [--images 50] [--objects 500] [--size 1024]
+    python benchmarks/matching.py [--images 50] [--objects 500] [--size 1024] [--stardist FOLDER]
 
 Ellipses that overlap; the found ones are moved by up to two pixels, a tenth is missed, a tenth invented. Both start
 from objects in memory in the form that each likes best: cropped masks here, run-length code there (its encoding is not
 counted). Both compute all IoUs, which must be equal, and match at 0.5, 0.55, ..., 0.95: optimally here, greedily there
-(COCOeval without the accumulation), so their hits may differ a little where objects overlap.
+(COCOeval without the accumulation), so their hits may differ a little where objects overlap. Then both pool the greedy
+matches to COCO's average precision, which must be equal.
+
+StarDist's ``matching`` wants label maps. So for it the same objects are flattened, and both start from the maps; both
+match optimally and must find the same pairs. StarDist would bring TensorFlow along, which its matching does not need.
+So it goes into a folder of its own, which is read after all others:
+
+    pip install --no-deps --target FOLDER stardist csbdeep six
 """
 
 from __future__ import annotations
@@ -18,8 +26,10 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse
 import contextlib
 import io
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +39,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from plurimask.instances import Instances
+from plurimask.metrics.average_precision import candidates, coco_ap
 from plurimask.metrics.segmentation import THRESHOLDS, score
 from plurimask.ops.overlap import iou
 
@@ -40,10 +51,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--objects", type=int, default=500)
     parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--stardist", type=Path, help="compare with the StarDist in this folder, too")
     options = parser.parse_args()
     generator = np.random.default_rng(0)
     pairs = [draw(options.objects, options.size, generator) for _ in range(options.images)]
-    score(*pairs[0])  # compiles
+    score(*pairs[0]), coco_ap([candidates(*pairs[0])])  # compiles
 
     codes = [(encode(truth), encode(found)) for truth, found in pairs]
     worst = max(difference(pair, code) for pair, code in zip(pairs, codes, strict=True))
@@ -58,10 +70,33 @@ def main() -> None:
     scores, ours = timed(lambda: [score(truth, found) for truth, found in pairs])
     _, theirs = timed(lambda: silently(evaluation.evaluate))
     rows["IoU and matches at 10 thresholds"] = (ours, theirs)
-    print(f"{options.images} images of {options.size} x {options.size} with {options.objects} objects; IoUs equal")
+    precision, ours_pooled = timed(lambda: coco_ap([candidates(truth, found) for truth, found in pairs]).values)
+    _, theirs_pooled = timed(lambda: silently(evaluation.accumulate))
+    rows["COCO AP from the masks"] = (ours_pooled, theirs + theirs_pooled)
+    np.testing.assert_allclose(precision, evaluation.eval["precision"][:, :, 0, 0, 0].mean(axis=1), atol=1e-12)
+    if options.stardist:
+        sys.path.append(str(options.stardist))
+        rows["matches at 10 thresholds from label maps"] = stardist_times(pairs)
+    print(
+        f"{options.images} images of {options.size} x {options.size} with {options.objects} objects; IoUs and AP equal"
+    )
     for name, (mine, other) in rows.items():
-        print(f"{name}: plurimask {mine:.3f} s, pycocotools {other:.3f} s, ratio {other / mine:.1f}")
+        peer = "StarDist" if "label maps" in name else "pycocotools"
+        print(f"{name}: plurimask {mine:.3f} s, {peer} {other:.3f} s, ratio {other / mine:.1f}")
     print(f"hits at 0.5: optimal {hits(scores)}, greedy {coco_hits(evaluation)}")
+
+
+def stardist_times(pairs: list[Pair]) -> tuple[float, float]:
+    """Seconds here and there, from the same label maps to the same numbers of hits."""
+    from stardist.matching import matching
+
+    maps = [(truth.to_labels(), found.to_labels()) for truth, found in pairs]
+    matching(*maps[0], thresh=THRESHOLDS)  # compiles
+    scores, ours = timed(lambda: [score(*map(Instances.from_labels, sides)) for sides in maps])
+    theirs_scores, theirs = timed(lambda: [matching(*sides, thresh=THRESHOLDS) for sides in maps])
+    for image, other in zip(scores, theirs_scores, strict=True):
+        assert image.tp.tolist() == [at.tp for at in other], "the numbers of hits differ"
+    return ours, theirs
 
 
 def draw(count: int, size: int, generator: np.random.Generator) -> Pair:

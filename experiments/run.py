@@ -19,14 +19,17 @@ DATA = {
     "worms": ("bbbc010", "synthetic"),
     "worms-deterministic": ("bbbc010", "synthetic"),
     "nuclei": ("dsb2018",),
+    "worms-plain": ("bbbc010",),
+    "worms-semi-convolutional": ("bbbc010",),
 }
+SHIPPED = ("worms", "worms-deterministic", "nuclei")
 SYNTHETIC = ("data", "synthetic", "worms", "--count", "30", "--seed", "100")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("models", nargs="*", default=list(DATA), metavar="MODEL", help=f"of {', '.join(DATA)}")
+    parser.add_argument("models", nargs="*", default=SHIPPED, metavar="MODEL", help=f"of {', '.join(DATA)}")
     parser.add_argument("--minutes", type=float, default=90, help="budget for all of them together")
     options = parser.parse_intermixed_args()
     end = time.monotonic() + 60 * options.minutes

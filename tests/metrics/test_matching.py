@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from plurimask.instances import Instances
-from plurimask.metrics.matching import match, match_ious, match_many
+from plurimask.metrics.matching import greedy_partners, match, match_greedily, match_ious, match_many
 
 SHAPE = (9, 9)
 
@@ -78,6 +78,76 @@ def test_greedy_would_lose_a_pair() -> None:
     assert strict.pairs.tolist() == [[0, 0]], "test invalid: at 0.7 only the best pair counts"
 
 
+def scored(objects: Instances, scores: NDArray[np.float64]) -> Instances:
+    return Instances.from_crops(objects.boxes, objects.masks, objects.shape, scores=scores)
+
+
+def greedy_by_definition(
+    ious: NDArray[np.float64], scores: NDArray[np.float64], min_iou: float
+) -> set[tuple[int, int]]:
+    """Pairs of a true and a found object: the most confident first, each takes the best of what is free."""
+    free, pairs = set(range(ious.shape[0])), set()
+    for found in sorted(range(ious.shape[1]), key=lambda index: (-scores[index], index)):
+        choices = [(ious[truth, found], truth) for truth in free if ious[truth, found] >= min_iou]
+        if choices:
+            pairs.add((max(choices)[1], found))
+            free.remove(max(choices)[1])
+    return pairs
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    counts=st.tuples(st.integers(0, 6), st.integers(0, 6)),
+    levels=st.sampled_from([1, 3, 1000]),
+    min_iou=st.sampled_from([0.05, 0.2, 0.5, 2 / 3, 1.0]),
+)
+def test_greedy_is_its_definition_and_never_finds_more(
+    seed: int, counts: tuple[int, int], levels: int, min_iou: float
+) -> None:
+    truth, found = rectangles(seed, counts[0]), rectangles(seed + 1, counts[1])
+    found = scored(found, np.random.default_rng(seed).integers(0, levels, counts[1]) / levels)
+    greedy = match_greedily(truth, found, min_iou=min_iou)
+    ious = dense_ious(truth, found)
+    assert set(map(tuple, greedy.pairs.tolist())) == greedy_by_definition(ious, found.scores, min_iou)
+    assert (np.diff(greedy.pairs[:, 0]) > 0).all()
+    np.testing.assert_array_equal(greedy.ious, ious[tuple(greedy.pairs.T)])
+    assert (greedy.tp + greedy.fn, greedy.tp + greedy.fp) == counts
+    assert greedy.tp <= match(truth, found, min_iou=min_iou).tp
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_greedy_is_optimal_on_label_maps_from_one_half_on(seed: int) -> None:
+    truth, found = (Instances.from_labels(rectangles(number, 6).to_labels()) for number in (seed, seed + 1))
+    found = scored(found, np.random.default_rng(seed).random(len(found)))
+    for min_iou in (0.5, 0.75):
+        assert match_greedily(truth, found, min_iou=min_iou).tp == match(truth, found, min_iou=min_iou).tp
+
+
+def test_greedy_loses_the_pair_that_the_optimum_keeps() -> None:
+    ious = sparse.csr_array(np.array([[0.8, 0.6], [0.6, 0.0]]))
+    first = np.array([0, 1])
+    assert greedy_partners(ious, first, [0.5, 0.7]).tolist() == [[0, -1], [0, -1]]
+    assert greedy_partners(ious, first[::-1], [0.5, 0.7]).tolist() == [[1, 0], [0, -1]]
+    assert greedy_partners(ious, first[1:], [0.5]).tolist() == [[-1, 0]], "the first may not choose"
+
+
+def test_greedy_gives_ties_to_the_later_true_object() -> None:
+    ious = sparse.csr_array(np.array([[0.7], [0.7], [0.6]]))
+    assert greedy_partners(ious, np.array([0]), [0.5]).tolist() == [[1]]
+
+
+def test_greedy_complains_as_the_optimal_one_does() -> None:
+    truth = rectangles(0, 2)
+    with pytest.raises(ValueError, match=r"objects \[1\] are not finite"):
+        match_greedily(truth, scored(truth, np.array([0.5, np.nan])), min_iou=0.5)
+    with pytest.raises(ValueError, match="threshold"):
+        match_greedily(truth, truth, min_iou=0.0)
+    with pytest.raises(ValueError, match=r"\(9, 9\).*\(9, 8\)"):
+        match_greedily(truth, Instances.empty((9, 8)), min_iou=0.5)
+
+
 def test_among_equally_many_pairs_the_larger_overlap_wins() -> None:
     ious = sparse.csr_array(np.array([[0.6, 0.9], [0.9, 0.6]]))
     (matching,) = match_ious(ious, [0.5])
@@ -113,6 +183,9 @@ def test_empty_sides(counts: tuple[int, int]) -> None:
     matching = match(rectangles(0, counts[0]), rectangles(1, counts[1]), min_iou=0.5)
     assert (matching.tp, matching.fn, matching.fp) == (0, *counts)
     assert matching.pairs.shape == (0, 2) and matching.ious.shape == (0,)
+    greedy = match_greedily(rectangles(0, counts[0]), rectangles(1, counts[1]), min_iou=0.5)
+    assert (greedy.tp, greedy.fn, greedy.fp) == (0, *counts)
+    assert greedy.pairs.shape == (0, 2) and greedy.ious.shape == (0,)
 
 
 def test_many_thresholds_are_single_ones() -> None:
