@@ -1,6 +1,7 @@
-"""Puts a trained model into the package: weights in half precision, with its card.
+"""Puts a trained and tuned model into the package: weights in half precision, with its card.
 
-python experiments/ship.py RUNS/worms worms
+plurimask tune RUNS/worms $PLURIMASK_DATA/bbbc010 -o RUNS/worms-tuned
+python experiments/ship.py RUNS/worms-tuned worms
 """
 
 from __future__ import annotations

@@ -240,3 +240,11 @@ def test_errors(agglomerate):
 def test_threshold_out_of_range(min_iou):
     with pytest.raises(ValueError, match="min_iou"):
         CompleteLinkage(min_iou)
+
+
+@pytest.mark.parametrize("min_iou", [0.3, 0.5, 0.55, 0.7, 0.95, 1.0])
+def test_values_to_try_tell_halves_apart(min_iou):
+    values = CompleteLinkage(min_iou).tunable()["min_iou"]
+    assert all(0.5 < CompleteLinkage(value).min_iou < 1 for value in values)
+    assert min_iou not in values
+    assert SequentialUnion().tunable() == {}

@@ -16,13 +16,13 @@ WRITTEN = (".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cff", ".json", ".cf
 
 # A module may import from its own row and from the rows above it.
 LAYERS = (
-    ("instances", "selection", "uncertainty", "probabilistic"),
+    ("instances", "selection", "uncertainty", "platt", "probabilistic"),
     ("protocols",),
     ("ops",),
     ("metrics", "agglomerate", "networks", "windows"),
     ("methods", "posteriors", "data"),
     ("model", "testing"),
-    ("rescale", "predict", "fitting", "training", "tuning"),
+    ("rescale", "predict", "decoding", "fitting", "training", "tuning"),
     ("batch", "evaluation", "large", "proofreading", "active", "export"),
     ("cli", "__main__"),
 )

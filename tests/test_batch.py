@@ -295,6 +295,81 @@ def test_a_split_wants_one_data_set(data_set, images, tmp_path, model, calls):
         segment_files([data_set / "report"], tmp_path / "out", split="report", model=model)
 
 
+@pytest.fixture
+def wells(tmp_path):
+    """Two wells of BBBC010, with a square in w2 (bright-field) and three in w1 (GFP)."""
+    folder = tmp_path / "broad"
+    for well in ("C03", "E03"):
+        for channel, image in (("w2", squares(3) * np.uint8([[1] * 12 + [0] * 28])), ("w1", squares(3))):
+            write(folder / "BBBC010_v1_images" / f"1649_1109_Amp_{well}_{channel}_15AD.tif", image)
+        mask = (squares(3) > 0) * np.uint8(255)
+        write(folder / "BBBC010_v1_foreground_eachworm" / f"{well}_01_ground_truth.png", mask)
+    return folder
+
+
+def with_channels(monkeypatch, *names):
+    stand_in = SimpleNamespace(posterior=SimpleNamespace(stochastic=True), scale=Scale(1.0, 6.0), channels=names)
+    monkeypatch.setattr(batch, "load_model", lambda model: stand_in)
+
+
+def test_channels_of_a_data_set_that_are_files_of_their_own(wells, tmp_path, model, calls, monkeypatch):
+    with_channels(monkeypatch, "GFP", "light")
+    options = {"split": "report", "model": model, "channel_files": ["w1", "w2"]}
+    assert segment_files([wells], tmp_path / "out", **options).segmented == ("C03", "E03")
+    assert [image.shape for image, _ in calls] == [(2, 24, 40)] * 2
+    table = rows(tmp_path / "out" / "C03_objects.csv")
+    means = sorted((float(row["mean_intensity-0"]), float(row["mean_intensity-1"])) for row in table)
+    assert means == [(200, 200), (201, 0), (202, 0)]
+    assert segment_files([wells], tmp_path / "out", **options).kept == ("C03", "E03")
+    for other in (["w2", "w1"], None):
+        with pytest.raises(FileExistsError, match=r"channel_files: \['w1', 'w2'\] there, .* now"):
+            segment_files([wells], tmp_path / "out", **{**options, "channel_files": other})
+    (tmp_path / "out" / "config.json").unlink()
+    with pytest.raises(FileExistsError, match="channel_files"):
+        segment_files([wells], tmp_path / "out", **{**options, "channel_files": ["w2", "w1"]})
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("model_channels", "channel_files", "message"),
+    [
+        (("light", "GFP"), None, r"1 in the images, 2 \(light, GFP\) in the model.*--channel-files w2 w1"),
+        (
+            ("light",),
+            ["w2", "w1"],
+            r"2 in the images, 1 \(light\) in the model.*--channel-files w2 is bright-field alone",
+        ),
+    ],
+)
+def test_channels_that_the_model_does_not_want(
+    wells, tmp_path, model, calls, monkeypatch, model_channels, channel_files, message
+):
+    with_channels(monkeypatch, *model_channels)
+    with pytest.raises(ValueError, match=message):
+        segment_files([wells], tmp_path / "out", split="report", model=model, channel_files=channel_files)
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_channel_files_belong_to_a_data_set(wells, data_set, tmp_path, model, calls):
+    with pytest.raises(ValueError, match="as in --split report"):
+        segment_files([wells], tmp_path / "out", model=model, channel_files=["w2"])
+    with pytest.raises(ValueError, match="leave --channel-files out"):
+        segment_files([data_set], tmp_path / "out", split="report", model=model, channel_files=["w2"])
+    # Without a split every file is an image.
+    assert len(plan([wells / "BBBC010_v1_images"], tmp_path / "out")) == 4
+
+
+def test_results_from_before_there_were_channel_files_go_on(wells, tmp_path, model, calls, monkeypatch):
+    with_channels(monkeypatch, "light")
+    segment_files([wells], tmp_path / "out", split="report", model=model)
+    config = tmp_path / "out" / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    del content["settings"]["channel_files"]
+    config.write_text(json.dumps(content), encoding="utf-8")
+    assert len(segment_files([wells], tmp_path / "out", split="report", model=model).kept) == 2
+
+
 def test_the_truth_beside_the_images_is_no_image(data_set, tmp_path):
     names = [job.name for job in plan([data_set], tmp_path / "out")]
     assert names == ["fit/images/a.tif", "report/images/b.1.tif", "report/images/c.tif", "report/images/unknown.tif"]

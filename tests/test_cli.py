@@ -1,13 +1,14 @@
 """The command line: it parses, calls and prints, and does nothing else."""
 
 import inspect
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,8 @@ def train(
     method: Method | None = None,
     backbone: Callable[[int], Backbone] = UNet,
     pace: Pace = Pace(),
+    weights: Sequence[float] | None = None,
+    channels: Sequence[str] | None = None,
     progress: bool = True,
 ) -> None:
     """Trains."""
@@ -205,6 +208,72 @@ def test_fields_of_dataclasses_are_options(calls):
     assert calls[0]["progress"] is False
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--weights", "1", "0.5"], [1.0, 0.5]),
+        (["--weights", "1,0.5"], [1.0, 0.5]),
+        (["--weights", "1, 0.5"], [1.0, 0.5]),
+        (["--weights", "1,", "0.5"], [1.0, 0.5]),
+        (["--weights", "[1, 0.5]"], [1.0, 0.5]),
+        (["--weights", "[1,", "0.5]"], [1.0, 0.5]),  # the quotation marks were forgotten
+        (["--weights=1,0.5"], [1.0, 0.5]),
+        (["--weights", "-1", "2e-1"], [-1.0, 0.2]),
+        (["--weights", "3"], [3.0]),
+        (["--weights", "null"], None),
+        (["--channels", "w2", "w1", "-q"], ["w2", "w1"]),
+        (["--channels", "w2,w1"], ["w2", "w1"]),
+        (["--channels", "[w2, w1]"], ["w2", "w1"]),
+        (["--channels", "['a, b', 'c']"], ["a, b", "c"]),
+        (["--channels=DAPI stain,5' label"], ["DAPI stain", "5' label"]),
+        (["--channels", "1", "no"], ["1", "no"]),
+        (["--channels", "null"], None),
+    ],
+)
+def test_lists_in_all_the_ways_that_people_write_them(calls, given, expected):
+    name = given[0].strip("-").partition("=")[0]
+    assert main(["train", "data", "-o", "model", *given]) == 0
+    assert calls[0][name] == expected
+    assert calls[0]["data"] == ["data"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--weights", "1", "0.5"],
+        ["--weights", "1,0.5"],
+        ["--channels", "w2,w1"],
+        ["--channels", "[w2]"],
+        ["--channels=w2"],
+    ],
+)
+def test_what_follows_a_list_is_no_part_of_it(calls, given):
+    assert main(["train", *given, "data", "-o", "model"]) == 0
+    assert calls[0]["data"] == ["data"]
+
+
+@pytest.mark.parametrize("text", ["half", "0.5;0.7", "[0.5 0.7]", "1,half", "nan"])
+def test_a_list_of_numbers_that_is_none_is_told_the_form(calls, capsys, text):
+    assert main(["train", "data", "-o", "model", "--weights", text]) == 2
+    error = capsys.readouterr().err
+    message = f"plurimask: --weights {text}: numbers are wanted, as in --weights 0.5 0.75 (see plurimask train --help)"
+    assert error == f"{message}\n"
+    assert calls == []
+
+
+def test_a_list_without_values(calls, capsys):
+    assert main(["train", "data", "-o", "model", "--weights", "-q"]) == 2
+    assert "expected one argument" in capsys.readouterr().err
+
+
+def test_the_options_that_are_lists():
+    functions = {name: cli._imported(verb.function) for name, verb in VERBS.items()}
+    lists = {name: cli._list_options(function) for name, function in functions.items()}
+    assert lists["evaluate"] == {"--thresholds": float}
+    assert lists["train"] == {"--weights": float, "--channels": str, "--channel_files": str}
+    assert lists["segment"] == {"--channel_files": str}
+
+
 @pytest.mark.parametrize("name", sorted(VERBS))
 def test_options_are_the_arguments_of_the_function(name):
     verb = VERBS[name]
@@ -308,7 +377,8 @@ def test_synthetic_data_and_evaluation(tmp_path, capsys):
     assert "worms_002" in shown
     assert metrics.exists()
     assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 1
-    assert main(["evaluate", folder, folder, "-o", str(metrics), "--overwrite"]) == 0
+    assert main(["evaluate", folder, folder, "-o", str(metrics), "--overwrite", "--thresholds", "0.5", "0.75"]) == 0
+    assert json.loads(metrics.read_text())["settings"]["thresholds"] == [0.5, 0.75]
 
 
 def test_info(tmp_path, capsys):

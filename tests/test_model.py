@@ -15,6 +15,7 @@ from plurimask.data.normalise import Normalisation
 from plurimask.methods import Embedding
 from plurimask.model import Model, Scale, build, describe, find_model, load_model, network_factory, shipped_models
 from plurimask.networks import UNet
+from plurimask.platt import Platt
 from plurimask.posteriors import ConcreteDropout, Deterministic
 from plurimask.predict import segment
 from plurimask.protocols import Backbone, Method, Posterior
@@ -31,6 +32,7 @@ def made(posterior=ConcreteDropout, ndim=2, **settings):
 FULL = {
     "normalisation": Normalisation(low=3.0, high=99.0),
     "agglomeration": SequentialUnion(),
+    "calibration": Platt(slope=0.75, offset=-0.125),
     "scale": Scale(pixel_size=0.5, diameter=12.5),
     "channels": ("DAPI",),
     "window": 256,
@@ -51,6 +53,7 @@ def test_there_and_back(tmp_path, posterior, ndim):
         "method",
         "normalisation",
         "agglomeration",
+        "calibration",
         "scale",
         "channels",
         "window",
@@ -110,12 +113,22 @@ def test_a_newer_format_is_refused(tmp_path):
         load_model(broken(tmp_path, format=2))
 
 
-@pytest.mark.parametrize("part", ["method", "posterior", "backbone", "normalisation", "agglomeration", "scale"])
+@pytest.mark.parametrize(
+    "part", ["method", "posterior", "backbone", "normalisation", "agglomeration", "calibration", "scale"]
+)
 def test_a_description_can_call_nothing_else(tmp_path, part, capfd):
     stranger = {"class_path": "subprocess.Popen", "init_args": {"args": ["echo", "got you"]}}
     with pytest.raises(ValueError, match=r"subprocess.Popen is no \w+; the model's description is broken"):
         load_model(broken(tmp_path, **{part: stranger}))
     assert "got you" not in capfd.readouterr().out
+
+
+def test_a_model_of_before_there_was_a_calibration(tmp_path):
+    made(calibration=Platt(slope=2.0)).save(tmp_path)
+    text = json.loads((tmp_path / "model.json").read_text())
+    del text["calibration"]
+    (tmp_path / "model.json").write_text(json.dumps(text))
+    assert load_model(tmp_path).calibration == Platt()
 
 
 def test_a_class_that_is_not_installed_is_named(tmp_path):

@@ -12,8 +12,9 @@ import plurimask
 from plurimask.instances import Instances
 from plurimask.model import Model, Scale
 from plurimask.networks import UNet
+from plurimask.platt import Platt
 from plurimask.posteriors import ConcreteDropout, Deterministic
-from plurimask.predict import pick_device, seeds_of, segment, segment_draws, use_bfloat16
+from plurimask.predict import pick_device, seeds_of, segment, segment_draws, use_bfloat16, visit_outputs
 from plurimask.protocols import Head, Method, Network
 from plurimask.testing import matched_ious
 
@@ -115,6 +116,38 @@ def test_a_draw_is_a_seed():
     (again,) = ask(seeds=[6])
     assert not np.array_equal(five.features["said"], six.features["said"])
     np.testing.assert_array_equal(six.features["said"], again.features["said"])
+
+
+def test_a_visitor_sees_every_draw_of_every_window():
+    image, _ = scene((150, 70), radius=5, count=8)
+    doubting = model(partial(ConcreteDropout, initial_rate=0.3), window=64, halo=16)
+    scaled = torch.from_numpy(doubting.normalisation(image[None]))
+    seen = []
+
+    def visit(window, draw, outputs):
+        assert not torch.is_grad_enabled()
+        seen.append((window.outer.tolist(), draw, outputs["map"].clone()))
+
+    visit_outputs(scaled, doubting, visit, seeds=[5, 6, 7], precision="float32")
+    corners = [(place, draw) for place, draw, _ in seen]
+    assert len(corners) == 3 * len({str(place) for place, _ in corners}) > 3
+    assert [draw for _, draw, _ in seen] == [0, 1, 2] * (len(seen) // 3)
+    assert {tuple(map(tuple, place)) for place, _ in corners} >= {((0, 0), (64, 64))}
+    alone = []
+    visit_outputs(scaled, doubting, lambda *told: alone.append(told[2]["map"]), seeds=[6], precision="float32")
+    for one, other in zip([said for _, draw, said in seen if draw == 1], alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_existence_is_calibrated_where_the_model_is():
+    image, _ = scene((40, 50), radius=5, count=8)
+    raw = segment(image, model())
+    assert set(raw.existence) == {1.0} and "raw_existence" not in raw.features
+    calibration = Platt(slope=0.5, offset=-0.25)
+    found = segment(image, model(calibration=calibration, scale=Scale(diameter=5.0)), diameter=10.0)
+    assert len(found) > 1 and found.shape == image.shape  # kept through the change of scale, too
+    np.testing.assert_array_equal(found.existence, calibration(np.ones(len(found))))
+    np.testing.assert_array_equal(found.raw_existence, np.ones(len(found)))
 
 
 def test_as_many_draws_as_asked_for_but_one_without_doubt():

@@ -8,6 +8,7 @@ import pytest
 
 from plurimask.agglomerate import CompleteLinkage
 from plurimask.instances import Instances
+from plurimask.platt import Platt
 from plurimask.probabilistic import ProbabilisticInstances
 
 #             whole           halves          and something apart
@@ -95,6 +96,33 @@ def test_best_masks_are_the_pixels_of_half_of_the_members_in_tight_boxes():
     assert best.boxes.tolist() == [[[2, 4], [3, 6]]]
     assert best.features["kind"].tolist() == [7]
     assert best.scores.tolist() == [0.75]
+
+
+def test_calibration_keeps_what_it_was(crossing_worms):
+    raw = CompleteLinkage()([crossing_worms, crossing_worms.select([0]), Instances.empty(crossing_worms.shape)])
+    assert raw.raw_existence is raw.existence
+    once = raw.calibrated(lambda p: p**2)
+    np.testing.assert_allclose(once.existence, np.square([1 / 3, 2 / 3]))
+    np.testing.assert_array_equal(once.raw_existence, raw.existence)
+    twice = once.calibrated(np.sqrt)  # anew, not on top
+    np.testing.assert_allclose(twice.existence, np.sqrt([1 / 3, 2 / 3]))
+    np.testing.assert_array_equal(twice.raw_existence, raw.existence)
+    assert "raw_existence" not in raw.features
+    np.testing.assert_array_equal(once.table()["p_exists"], once.existence)
+
+
+def test_calibrated_probabilities_decide_what_is_there():
+    seen, faint = np.zeros((4, 9), int), np.zeros((4, 9), int)
+    seen[:, :4] = faint[:, :4] = 1
+    faint[:, 6:] = 2
+    raw = drawn(seen, seen, seen, faint, faint)  # existences 1 and 2/5
+    assert len(raw.best()) == 1
+    timid, bold = raw.calibrated(Platt(offset=-9)), raw.calibrated(Platt(offset=2))
+    assert (len(timid.best()), len(bold.best())) == (0, 2)
+    # What the papers cut at is a share of the draws, not an existence.
+    for found in (timid, bold):
+        np.testing.assert_array_equal(found.threshold(0.4).to_masks(), raw.threshold(0.4).to_masks())
+        np.testing.assert_array_equal(found.entropy_map(), raw.entropy_map())
 
 
 def test_entropy_map_is_the_largest_of_the_objects():

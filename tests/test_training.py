@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import tifffile
@@ -144,6 +145,55 @@ def test_several_channels(tmp_path):
     made = train([write(tmp_path / "data", channels=2)], tmp_path / "out", **SMALL)
     assert made.channels == ("channel 0", "channel 1")
     assert made.backbone.in_channels == 2
+
+
+def broad(folder):
+    """Two wells of BBBC010 for fitting and one for tuning."""
+    truth = toy_truths()["touching blobs"]
+    for seed, well in enumerate(("A01", "A02", "A04")):
+        for channel in ("w1", "w2"):
+            values = (1000 * (1 + toy_image(truth, seed=seed)[0])).astype(np.uint16) + 5000 * (channel == "w1")
+            (folder / "BBBC010_v1_images").mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(folder / "BBBC010_v1_images" / f"1649_1109_Amp_{well}_{channel}_X.tif", values)
+        for number, mask in enumerate(truth.to_masks()):
+            (folder / "BBBC010_v1_foreground_eachworm").mkdir(exist_ok=True)
+            path = folder / "BBBC010_v1_foreground_eachworm" / f"{well}_{number:02d}_ground_truth.png"
+            imageio.imwrite(path, mask * np.uint8(255))
+    return folder
+
+
+def test_channels_that_are_files_of_their_own(tmp_path, data, monkeypatch):
+    wells = broad(tmp_path / "wells")
+    made = train([wells], tmp_path / "out", **SMALL, channel_files=["w2", "w1"])
+    assert made.channels == ("w2", "w1") and made.backbone.in_channels == 2
+    settings = json.loads((tmp_path / "out.run" / "settings.json").read_text())
+    assert settings["channel_files"] == ["w2", "w1"]
+    names = {"channels": ["light", "GFP"], "channel_files": ["w2", "w1"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", lambda *_, **__: 1 / 0)  # killed after its settings were written
+        with pytest.raises(ZeroDivisionError):
+            train([wells], tmp_path / "named", **SMALL, **names)
+    with pytest.raises(FileExistsError, match="a run with other settings"):
+        train([wells], tmp_path / "named", **SMALL, **{**names, "channel_files": ["w1", "w2"]})
+    assert train([wells], tmp_path / "named", **SMALL, **names).channels == ("light", "GFP")
+    with pytest.raises(ValueError, match=r"the network reads 2 and 2\..*--channel-files w2 w1"):
+        train([wells], tmp_path / "more", init=tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="leave --channel-files out"):
+        train([data], tmp_path / "more", **SMALL, channel_files=["w2", "w1"])
+
+
+def test_grey_and_coloured_pictures_do_not_mix(data, tmp_path):
+    for path in sorted((data / "fit").glob("*o*.tif")):
+        if "masks" not in path.name:
+            grey = np.clip(tifffile.imread(path) // 8, 0, 255).astype(np.uint8)
+            path.unlink()
+            imageio.imwrite(path.with_suffix(".png"), np.stack([grey] * 3, axis=-1))
+    assert train([data], tmp_path / "out", **SMALL).backbone.in_channels == 1
+    picture = imageio.imread(data / "fit" / "two.png")
+    picture[3, 4] = 255, 0, 0
+    imageio.imwrite(data / "fit" / "two.png", picture)
+    with pytest.raises(ValueError, match=r"number of channels: 1 \(.*\), 3 \(.*two\).*--axes YXC keeps three"):
+        train([data], tmp_path / "other", **SMALL)
 
 
 def test_images_that_the_network_cannot_read(data, tmp_path):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plurimask.probabilistic import ProbabilisticInstances
     from plurimask.protocols import Backbone, Head, Method, Posterior
     from plurimask.training import train
+    from plurimask.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "save",
     "segment",
     "train",
+    "tune",
 ]
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
     "save": "plurimask.data.storage",
     "segment": "plurimask.predict",
     "train": "plurimask.training",
+    "tune": "plurimask.tuning",
 }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,10 @@ class Agglomeration(ABC):
     @abstractmethod
     def groups(self, pool: _Pool) -> Groups:
         """The hypotheses, each with at most one object of a draw."""
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        """Field -> values worth trying around its present one; none at first."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,11 @@ class CompleteLinkage(Agglomeration):
     def __post_init__(self) -> None:
         if not 0 < self.min_iou <= 1:
             raise ValueError(f"min_iou is {self.min_iou}; it must be in (0, 1], and above 0.5 to tell halves apart.")
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        """``min_iou``, above 0.5: a better score is not worth the doubt whether something is one object or two."""
+        near = (round(self.min_iou + step, 3) for step in (-0.2, -0.1, -0.05, 0.05, 0.1))
+        return {"min_iou": tuple(value for value in near if 0.5 < value < 1)}
 
     def groups(self, pool: _Pool) -> Groups:
         similar = coo_array(iou(pool.objects, pool.objects))

@@ -60,12 +60,14 @@ class Job:
         target: path of its results without their endings.
         files: what it is read from.
         read: reads it.
+        hint: how to choose other channels, where each of the files is one.
     """
 
     name: str
     target: Path
     files: tuple[Path, ...]
     read: Callable[[], Image]
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Settings:
     pixel_size: float | None
     diameter: float | None
     axes: str | None
+    channel_files: Sequence[str] | None
     precision: Precision
 
 
@@ -120,6 +123,7 @@ def segment_files(
     pixel_size: float | None = None,
     diameter: float | None = None,
     axes: str | None = None,
+    channel_files: Sequence[str] | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: bool = False,
@@ -138,6 +142,8 @@ def segment_files(
         pixel_size: of the images in micrometres; they are rescaled to the model's.
         diameter: of the objects in pixels; the images are rescaled to the model's training scale.
         axes: meaning of the files' axes where they do not say it themselves, such as ZYX or CYX.
+        channel_files: with a split, which files are the channels, in order, where the data set has a file for each:
+            BBBC010 has w2 (bright-field, the default) and w1 (GFP), as in "w2 w1".
         device: "auto" takes a GPU where there is one.
         precision: "auto" is bfloat16 where the processor supports it.
         overwrite: replace results that are there already.
@@ -146,12 +152,17 @@ def segment_files(
     Raises:
         FileNotFoundError: no such image or model.
         FileExistsError: the folder holds results of other settings, or files that are not results.
-        ValueError: two images would be written to the same names; an option does not suit the model.
+        ValueError: two images would be written to the same names; an option does not suit the model or the data.
     """
     output = Path(output)
-    jobs = plan(images, output, axes=axes) if split is None else plan_part(images, output, split=split, axes=axes)
+    if split is not None:
+        jobs = plan_part(images, output, split=split, axes=axes, channel_files=channel_files)
+    elif channel_files is None:
+        jobs = plan(images, output, axes=axes)
+    else:
+        raise ValueError("channel files belong to a data set; say which part of it is meant, as in --split report.")
     weights = fingerprint(find_model(model).glob("*.*"))
-    settings = Settings(str(model), weights, draws, seed, pixel_size, diameter, axes, precision)
+    settings = Settings(str(model), weights, draws, seed, pixel_size, diameter, axes, channel_files, precision)
     check_output(output, settings, jobs=jobs, overwrite=overwrite)
     waiting = [job for job in jobs if overwrite or not is_complete(job.target)]
     rows = {job.name: _kept(job, settings) for job in jobs if job not in waiting}
@@ -179,7 +190,7 @@ def plan(images: Sequence[Path | str], output: Path, *, axes: str | None = None)
     """
     found = [_absolute(path) for path in list_images(images)]
     root = Path(os.path.commonpath([_root(Path(entry)) for entry in images]))
-    jobs = [_job(path, _below(path, root), output=output, axes=axes) for path in found]
+    jobs = [_job(path, path.relative_to(root), output=output, axes=axes) for path in found]
     places: defaultdict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         places[str(job.target).casefold()].append(job)  # some file systems do not tell A from a
@@ -191,17 +202,19 @@ def plan(images: Sequence[Path | str], output: Path, *, axes: str | None = None)
     return jobs
 
 
-def plan_part(images: Sequence[Path | str], output: Path, *, split: Split, axes: str | None = None) -> list[Job]:
+def plan_part(
+    images: Sequence[Path | str], output: Path, *, split: Split, axes: str | None, channel_files: Sequence[str] | None
+) -> list[Job]:
     """The images of one part of a data set, under the names that they have there; ``evaluate`` finds them by these.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image for this part.
-        ValueError: no data set in a layout that is known, or several paths.
+        ValueError: no data set in a layout that is known, or several paths, or no such channel files.
     """
     if len(images) > 1:
         raise ValueError(f"with a split, one data set is wanted, not {len(images)} paths; segment one after the other.")
-    samples = open_source(images[0], split=split, axes=axes)
-    return [Job(sample.name, output / sample.name, sample.files, sample.image) for sample in samples]
+    source = open_source(images[0], split=split, axes=axes, channel_files=channel_files)
+    return [Job(one.name, output / one.name, one.files, one.image, source.channel_hint) for one in source]
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -259,10 +272,12 @@ def _settings_there(output: Path, jobs: Sequence[Job]) -> Mapping[str, Any] | No
 def _differences(there: Mapping[str, Any], now: Settings) -> list[str]:
     """What changed, in words; a model is its weights, wherever they lie.
 
-    >>> _differences({"draws": 8, "model": "a", "weights": "x"}, Settings("b", "x", 4, 0, None, None, None, "auto"))
-    ['draws: 8 there, 4 now', 'seed: None there, 0 now', 'precision: None there, auto now']
+    >>> now = Settings("b", "x", 4, 0, None, None, None, ("w2",), "auto")
+    >>> _differences({"draws": 8, "model": "a", "weights": "x", "seed": 0, "channel_files": ["w2"]}, now)
+    ['draws: 8 there, 4 now', 'precision: None there, auto now']
     """
-    different = {name: (there.get(name), value) for name, value in asdict(now).items() if there.get(name) != value}
+    values = json.loads(json.dumps(asdict(now)))  # as they come back from a file
+    different = {name: (there.get(name), value) for name, value in values.items() if there.get(name) != value}
     if "weights" not in different:
         different.pop("model", None)  # the same model by another path
     elif "model" in different:
@@ -277,6 +292,10 @@ def _attempts(waiting: Sequence[Job], settings: Settings, *, device: Device, pro
     model = load_model(settings.model)
     seeds_of(model, settings.draws, settings.seed)
     pick_device(device)
+    files, hint = waiting[0].files, waiting[0].hint
+    if hint and len(files) != len(model.channels):
+        counts = f"{len(files)} in the images, {len(model.channels)} ({', '.join(model.channels)}) in the model"
+        raise ValueError(f"the numbers of channels differ: {counts}. {hint}")
     with warnings.catch_warnings(action="ignore"):  # of an unusual scale; the first image will tell
         training_zoom(model.scale, pixel_size=settings.pixel_size, diameter=settings.diameter)
     return (_attempt(job, model, settings, device=device) for job in progress(waiting))
@@ -286,9 +305,7 @@ def _kept(job: Job, settings: Settings) -> Row:
     """The row of an image whose result is there already."""
     attributes = load_attributes(path_of(job.target, EVERYTHING))
     if attributes.get("fingerprint") != fingerprint(job.files):
-        return _problem(
-            job, "not the image that the result of this name was made from; use another folder or --overwrite"
-        )
+        return _problem(job, "not the image that this result was made from; use another folder or --overwrite")
     # A run with --overwrite may have been stopped before it came to this image.
     if differences := _differences(attributes["settings"], settings):
         return _problem(job, f"its result is one of other settings ({'; '.join(differences)}); use --overwrite")
@@ -364,12 +381,8 @@ def _write_summary(output: Path, rows: Mapping[str, Row]) -> None:
     unfinished.replace(output / SUMMARY)
 
 
-def _job(path: Path, name: str, *, output: Path, axes: str | None) -> Job:
-    return Job(name, output / Path(name).with_suffix(""), (path,), partial(read_image, path, axes=axes))
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+def _job(path: Path, name: Path, *, output: Path, axes: str | None) -> Job:
+    return Job(name.as_posix(), output / name.with_suffix(""), (path,), partial(read_image, path, axes=axes))
 
 
 def _root(entry: Path) -> Path:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import logging
 import re
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from threading import Timer
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
@@ -35,12 +37,14 @@ from plurimask.export.terminal import (
     show_facts,
     show_model,
     show_names,
+    show_tuning,
 )
 
 if TYPE_CHECKING:
     from argparse import HelpFormatter
 
     from plurimask.batch import Job
+    from plurimask.decoding import Trial
     from plurimask.evaluation import Row
 
 MISUSED, INTERRUPTED = 2, 130
@@ -65,6 +69,7 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self.task = self.progress.add_task("", total=None)
+        self.trials = 0
 
     @contextmanager
     def shown(self) -> Iterator[Bar]:
@@ -85,7 +90,16 @@ class Bar:
             yield job
 
     def after_row(self, row: Row, total: int) -> None:
-        self.progress.update(self.task, description=escape(row.name), total=total, advance=1)
+        self.after_image(row.name, total)
+
+    def after_image(self, name: str, total: int) -> None:
+        self.progress.update(self.task, description=escape(name), total=total, advance=1)
+
+    def after_trial(self, trial: Trial, total: int) -> None:
+        if self.trials == 0:
+            self.progress.reset(self.task)
+        self.trials += 1
+        self.progress.update(self.task, description=escape(trial.name), total=total, completed=self.trials)
 
 
 Show = Callable[[Any, Namespace, Console], int]
@@ -141,9 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(name: str, rest: Sequence[str], *, quiet: bool = False) -> int:
     """Parse, call, print."""
     verb = VERBS[name]
-    parser = build_parser(name, verb)
-    options = parser.instantiate(parser.parse_args(_spelled_out(rest)))
     function = _imported(verb.function)
+    parser = build_parser(name, verb)
+    options = parser.instantiate(parser.parse_args(_with_lists(_spelled_out(rest), _list_options(function))))
     with Bar(quiet=quiet).shown() as bar:
         hooks = {argument: hook(bar) for argument, hook in verb.hooks.items()}
         outcome = function(**{key: options[key] for key in _arguments(function) if key not in hooks}, **hooks)
@@ -219,6 +233,67 @@ def _class_path(option: str, value: str) -> str:
     return value
 
 
+def _list_options(function: Callable[..., Any]) -> dict[str, type]:
+    """The options that take several values, and the type of one of them."""
+    found = {}
+    for name, hint in get_type_hints(function).items():
+        for kind in (hint, *get_args(hint)):
+            if get_origin(kind) is Sequence and get_args(kind)[0] in (str, int, float):
+                found[f"--{name}"] = get_args(kind)[0]
+    return found
+
+
+def _with_lists(given: Sequence[str], lists: Mapping[str, type]) -> list[str]:
+    """However the values of a list were given (``0.5 0.75``, ``0.5,0.75`` or ``[0.5, 0.75]``), they become one word.
+
+    >>> _with_lists(["found", "--thresholds", "0.5", "0.75", "truth"], {"--thresholds": float})
+    ['found', '--thresholds=[0.5, 0.75]', 'truth']
+    >>> _with_lists(["--channels", "DAPI,GFP", "data"], {"--channels": str})
+    ['--channels=["DAPI", "GFP"]', 'data']
+    """
+    rest, words = deque(given), list[str]()
+    while rest:
+        word = rest.popleft()
+        option, equals, value = word.partition("=")
+        if option in lists:
+            values = [value] if equals else _taken(rest, lists[option])
+            word = _as_list(option, values, lists[option]) if values else word
+        words.append(word)
+    return words
+
+
+def _taken(rest: deque[str], kind: type) -> list[str]:
+    """The words in front that are values, up to one that is a list by itself, as ``0.5,0.75``; removes them."""
+    taken = list[str]()
+    while rest and not (taken and re.search(r",.|]", taken[-1])):
+        numbers = kind is not str and _are_numbers(rest[0])
+        if not numbers and (rest[0].startswith("-") or (taken and kind is not str)):
+            break
+        taken.append(rest.popleft())
+    return taken
+
+
+def _are_numbers(word: str) -> bool:
+    try:
+        for part in word.strip("[],").split(","):
+            float(part)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_list(option: str, values: Sequence[str], kind: type) -> str:
+    text = ",".join(values)
+    if text == "null" or text.startswith(("['", '["')):  # YAML already
+        return f"{option}={text}"
+    parts = [part.strip() for part in text.strip("[] ").split(",")]
+    try:
+        return f"{option}={json.dumps([kind(part) for part in parts if part], allow_nan=False)}"
+    except ValueError:
+        shown = option.replace("_", "-")
+        raise ArgumentError(None, f"{shown} {text}: numbers are wanted, as in {shown} 0.5 0.75") from None
+
+
 def _verb_name(given: list[str]) -> tuple[str, list[str]]:
     """The verb ("segment", "data synthetic") and what follows it."""
     first = _choose("plurimask", given, {name.partition(" ")[0]: verb for name, verb in VERBS.items()})
@@ -288,6 +363,14 @@ VERBS = {
         positional=("data...",),
         short={"output": "-o"},
         hooks={"progress": lambda bar: not bar.quiet},
+    ),
+    "tune": Verb(
+        "plurimask.tuning:tune",
+        "choose a model's decoding parameters and calibrate it, on images with truth",
+        show_tuning,
+        positional=("model", "data"),
+        short={"output": "-o"},
+        hooks={"on_image": lambda bar: bar.after_image, "on_trial": lambda bar: bar.after_trial},
     ),
     "evaluate": Verb(
         "plurimask.evaluation:evaluate",

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 
 from plurimask.agglomerate import Agglomeration, CompleteLinkage
 from plurimask.data.normalise import Normalisation
+from plurimask.platt import Platt
 from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
 
 FORMAT = 1
@@ -43,6 +44,7 @@ class Model:
         method: how outputs become objects.
         normalisation: of intensities.
         agglomeration: of draws.
+        calibration: of the existence that the draws agglomerate to; the identity until the model is tuned.
         scale: of the training images.
         channels: what the channels of an image mean, in order.
         window: largest side of a prediction window, in pixels.
@@ -55,6 +57,7 @@ class Model:
     method: Method
     normalisation: Normalisation = field(default_factory=Normalisation)
     agglomeration: Agglomeration = field(default_factory=CompleteLinkage)
+    calibration: Platt = field(default_factory=Platt)
     scale: Scale = field(default_factory=Scale)
     channels: tuple[str, ...] = ("intensity",)
     window: int = 768
@@ -96,6 +99,7 @@ PARTS: Mapping[str, type] = {
     "posterior": Posterior,
     "normalisation": Normalisation,
     "agglomeration": Agglomeration,
+    "calibration": Platt,
     "scale": Scale,
 }
 PLAIN = ("channels", "window", "halo", "trained_on", "card")
@@ -119,7 +123,10 @@ def load_model(model: Path | str) -> Model:
     weights = {name: value.float() for name, value in load_file(folder / "weights.safetensors").items()}
     posterior.load_state_dict(weights)
     posterior.eval()
-    parts = {name: build(text[name], PARTS[name]) for name in ("normalisation", "agglomeration", "scale")}
+    text.setdefault("calibration", describe(Platt()))  # models that were saved before there was one
+    parts = {
+        name: build(text[name], PARTS[name]) for name in ("normalisation", "agglomeration", "calibration", "scale")
+    }
     plain = {name: _tuples(text[name]) for name in PLAIN if name != "card"}
     return Model(posterior=posterior, method=method, **parts, **plain, card=text["card"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -10,16 +10,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from plurimask.instances import Instances, concatenate
 from plurimask.model import Model, load_model
+from plurimask.platt import Platt
 from plurimask.probabilistic import ProbabilisticInstances
+from plurimask.protocols import Method, Outputs
 from plurimask.rescale import rescale_image, rescale_result, training_zoom
-from plurimask.windows import grid
+from plurimask.windows import Window, grid
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+Visit = Callable[[Window, int, Outputs], None]
+"""What is done with the outputs of one draw (the place of its seed) in one window."""
 
 
 def segment(
@@ -53,24 +59,57 @@ def segment(
     zoom = training_zoom(model.scale, pixel_size=pixel_size, diameter=diameter)
     scaled = torch.from_numpy(model.normalisation(rescale_image(image, zoom)))
     instances = segment_draws(scaled, model, seeds=seeds_of(model, draws, seed), device=device, precision=precision)
-    return rescale_result(model.agglomeration(instances), image.shape[1:])
+    return rescale_result(joined(instances, model), image.shape[1:])
 
 
 def segment_draws(
     image: Tensor, model: Model, *, seeds: Sequence[int], device: Device = "auto", precision: Precision = "auto"
 ) -> list[Instances]:
     """The objects of every draw, before they are agglomerated. image: ``(C, *spatial)``, normalised."""
-    shape = tuple(image.shape[1:])
-    parts: list[list[Instances]] = [[Instances.empty(shape)] for _ in seeds]
+    parts: list[list[Instances]] = [[] for _ in seeds]
+
+    def decode(window: Window, draw: int, outputs: Outputs) -> None:
+        parts[draw].append(decoded(outputs, model.method, window=window, shape=image.shape[1:]))
+
+    visit_outputs(image, model, decode, seeds=seeds, device=device, precision=precision)
+    return [concatenate(part) for part in parts]
+
+
+def visit_outputs(
+    image: Tensor,
+    model: Model,
+    visit: Visit,
+    *,
+    seeds: Sequence[int],
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Shows the outputs of every window and draw to ``visit``, one after the other: one draw's are in memory at a time.
+
+    A visitor and not an iterator, because the network's settings (no gradients, the precision) are those of the thread:
+    between two outputs an iterator would hand them to its caller. image: ``(C, *spatial)``, normalised.
+    """
+    windows = grid(image.shape[1:], size=model.window, halo=model.halo, stride=model.backbone.strides[-1])
     with ready(model, device=device, precision=precision) as target:
         batch = to_device(image[None], target)
         context = model.posterior.context(batch)
-        for window in grid(shape, size=model.window, halo=model.halo, stride=model.backbone.strides[-1]):
+        for window in windows:
             seen = part_of(batch, window.outer)
-            for part, outputs in zip(parts, model.posterior.draws(seen, seeds, context=context), strict=True):
-                found = model.method.decode(outputs)
-                part.append(found.select(window.answers_for(found)).shift(window.outer[0], shape))
-    return [concatenate(part[1:]) for part in parts]
+            draws = zip(range(len(seeds)), model.posterior.draws(seen, seeds, context=context), strict=True)
+            for draw, outputs in draws:
+                visit(window, draw, outputs)
+
+
+def decoded(outputs: Outputs, method: Method, *, window: Window, shape: Sequence[int]) -> Instances:
+    """The objects that a window answers for, in the frame of an image ``(*spatial,)``, from one draw's outputs."""
+    found = method.decode(outputs)
+    return found.select(window.answers_for(found)).shift(window.outer[0], shape)
+
+
+def joined(draws: Sequence[Instances], model: Model) -> ProbabilisticInstances:
+    """The objects of several draws agglomerated, their existence calibrated where the model is."""
+    found = model.agglomeration(draws)
+    return found if model.calibration == Platt() else found.calibrated(model.calibration)
 
 
 def part_of(batch: Tensor, box: NDArray[np.int64]) -> Tensor:
@@ -114,13 +153,18 @@ def checked(image: NDArray[Any], model: Model) -> NDArray[Any]:
 
 @contextmanager
 def ready(model: Model, *, device: Device, precision: Precision) -> Iterator[torch.device]:
-    """The model on its device, in eval mode, under the wanted precision, without gradients; restored afterwards."""
+    """The model on its device, in eval mode, under the wanted precision, without gradients; restored afterwards.
+
+    NumPy's matrix products keep to one thread: with more, these go on waiting busily after every product and take torch
+    its cores, which made a segmentation on two cores 1.6 times slower.
+    """
     target = torch.device(pick_device(device))
     training = model.posterior.training
-    model.posterior.to(target).eval()
-    dtype = torch.bfloat16
+    model.posterior.to(target).to(memory_format=layout(model.backbone.ndim)).eval()  # type: ignore[call-overload]
+    half = torch.autocast(target.type, torch.bfloat16, enabled=use_bfloat16(target, precision))
     try:
-        with torch.inference_mode(), torch.autocast(target.type, dtype, enabled=use_bfloat16(target, precision)):
+        # Not inference mode: autocast would round every weight again for every draw.
+        with torch.no_grad(), half, threadpool_limits(1, user_api="blas"):
             yield target
     finally:
         model.posterior.train(training)
@@ -152,5 +196,9 @@ def use_bfloat16(device: torch.device, precision: Precision) -> bool:
 
 def to_device(batch: Tensor, device: torch.device) -> Tensor:
     """Moved, with channels last in memory, which convolutions on CPU and GPU prefer."""
-    layout = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
-    return batch.to(device).contiguous(memory_format=layout)
+    return batch.to(device).contiguous(memory_format=layout(batch.ndim - 2))
+
+
+def layout(ndim: int) -> torch.memory_format:
+    """Channels last. Of images and of kernels: an image of one channel has either layout, so that kernels decide."""
+    return torch.channels_last if ndim == 2 else torch.channels_last_3d

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,12 @@ class ProbabilisticInstances:
         boxes: ``(N, 2, D)`` int64, start and stop of the union of an object's members.
         counts: N uint8 crops: in how many draws the pixel belongs to the object.
         draws: S, the number of draws (at most 255).
-        existence: ``(N,)`` float64: the probability that the object exists, the mean over the draws of the
-            matched member's score (0 where there is none), calibrated if the model is.
+        existence: ``(N,)`` float64: the probability that the object exists: the mean over the draws of the matched
+            member's score (0 where there is none), or what a calibrated model makes of that mean.
         members: for every object the ``(draw, index)`` pairs that it was made of, at most one a draw.
         conflicts: ``(M, 2)`` int64: pairs of objects that cannot both be true ("one object or two?").
         shape: shape of the image.
-        features: name -> array with first axis N.
+        features: name -> array with first axis N. Where existence was calibrated, ``raw_existence`` is what it was.
     """
 
     boxes: NDArray[np.int64]
@@ -69,6 +69,21 @@ class ProbabilisticInstances:
         return cls(np.zeros((0, 2, len(shape)), np.int64), (), draws, np.zeros(0), (), nothing, tuple(shape))
 
     # ------------------------------------------------------------------------------------------- what the draws say
+
+    @property
+    def raw_existence(self) -> NDArray[np.float64]:
+        """``(N,)`` existence before any calibration: the mean over the draws of the matched member's score."""
+        raw: NDArray[np.float64] = self.features.get("raw_existence", self.existence)
+        return raw
+
+    def calibrated(self, calibration: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> ProbabilisticInstances:
+        """With ``calibration(raw_existence)`` as existence; what was calibrated before is calibrated anew.
+
+        :meth:`best` weighs the calibrated values against 1/2: "more likely there than not" is a statement about
+        probabilities. Counts do not change, so :meth:`threshold` finds the same objects, with other scores.
+        """
+        raw = self.raw_existence
+        return replace(self, existence=calibration(raw), features={**self.features, "raw_existence": raw})
 
     @cached_property
     def occurs(self) -> NDArray[np.bool_]:
@@ -187,7 +202,8 @@ class ProbabilisticInstances:
         * ``label``: the object's id in ``to_labels()``, 0 for a rejected hypothesis.
         * ``area``, ``centroid-0`` ..., ``bbox-0`` ... (starts, then stops), as scikit-image names them; of the majority
           mask. Without a pixel: area 0, centroid NaN, the box of the union.
-        * ``p_exists``: existence. ``agreement``: how alike the members are (:func:`uncertainty.agreement`).
+        * ``p_exists``: existence, calibrated where the model is. ``agreement``: how alike the members are
+          (:func:`uncertainty.agreement`).
         * ``entropy``: mean over the pixels, in nats. ``p_split``, ``p_merge``: share of the draws that see several
           objects here, or only a part of one (:func:`uncertainty.split_and_merge`).
         * ``alternative_of``: for a rejected hypothesis the label of the chosen one that it shares most pixels with of

@@ -133,6 +133,13 @@ class Method(ABC):
     def ideal(self, truth: Instances) -> Outputs:
         """Outputs of a perfect network (B = 1), for the contract checks."""
 
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        """Field -> values worth trying around its present one, in the order in which ``tune`` searches; none at first.
+
+        Only fields that nothing but :meth:`decode` reads: outputs are computed once and decoded with every value.
+        """
+        return {}
+
 
 class Network(nn.Module):
     """A backbone and a head: one function from an image to outputs."""

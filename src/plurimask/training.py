@@ -20,6 +20,7 @@ from plurimask.fitting import Schedule, fit
 from plurimask.methods import Embedding
 from plurimask.model import Model, Scale, describe, load_model, network_factory
 from plurimask.networks import UNet
+from plurimask.platt import Platt
 from plurimask.posteriors import ConcreteDropout
 from plurimask.protocols import Backbone, Method, NetworkFactory, Posterior
 
@@ -36,6 +37,7 @@ def train(
     weights: Sequence[float] | None = None,
     channels: Sequence[str] | None = None,
     axes: str | None = None,
+    channel_files: Sequence[str] | None = None,
     init: Path | str | None = None,
     window: int = 768,
     halo: int = 128,
@@ -55,8 +57,10 @@ def train(
         schedule: how long and how fast.
         normalisation: of intensities.
         weights: how often crops come from each folder, relative to the others; by number of images if None.
-        channels: names of the channels.
+        channels: names of the channels, as the model will call them; those of the channel files if none are given.
         axes: of the image files, where they do not say it themselves.
+        channel_files: which files are the channels, in order, where the data has a file for each: BBBC010 has w2
+            (bright-field, the default) and w1 (GFP), as in "w2 w1".
         init: a trained model to start from; it brings its own method, backbone, posterior and normalisation.
         window: largest side of a prediction window.
         halo: how far a window sees beyond what it answers for.
@@ -65,33 +69,36 @@ def train(
 
     Raises:
         FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
-        ValueError: if a part is empty, images differ in channels or do not fit the network, or weights do not fit
-            the folders.
+        ValueError: if a part is empty, images differ in channels or do not fit the network, weights do not fit the
+            folders, or a folder has no such channel files.
     """
     output = Path(output)
     run = _run_folder(output, overwrite=overwrite)
     start = load_model(init) if init is not None else None
     normalise = start.normalisation if start else normalisation
-    parts = [_read(open_source(folder, split="fit", axes=axes), normalise) for folder in data]
-    tune = _read(open_source(data[0], split="tune", axes=axes), normalise).examples
+    sources = [open_source(folder, split="fit", axes=axes, channel_files=channel_files) for folder in data]
+    parts = [_read(source, normalise) for source in sources]
+    chosen = open_source(data[0], split="tune", axes=axes, channel_files=channel_files)
+    tune = _read(chosen, normalise).examples
     examples = [example for part in parts for example in part.examples]
     count = _channel_count([*examples, *tune])
     torch.manual_seed(schedule.seed)
     model = start or _fresh(method, backbone(count), posterior)
-    _fits(model, examples[0].image)
-    names = tuple(channels or (start.channels if start else _default_names(count)))
+    _fits(model, examples[0].image, hint=chosen.channel_hint)
+    names = tuple(channels or (start.channels if start else channel_files or _default_names(count)))
     if len(names) != count:
         raise ValueError(f"the images have {count} channels, but {len(names)} names were given: {', '.join(names)}.")
     model = replace(
         model,
         normalisation=normalise,
+        calibration=Platt(),  # that of an initial model no longer holds
         channels=names,
         scale=_scale(parts[0]),
         window=window,
         halo=halo,
         trained_on=tuple(dict.fromkeys([*(start.trained_on if start else ()), *(e.name for e in examples)])),
     )
-    _remember(run, model, schedule)
+    _remember(run, model, schedule, channel_files)
     fitted = fit(
         model, examples, tune, run=run, schedule=schedule, weights=_frequencies(parts, weights), progress=progress
     )
@@ -103,13 +110,14 @@ def _fresh(method: Method, backbone: Backbone, posterior: Callable[[NetworkFacto
     return Model(posterior=posterior(network_factory(describe(backbone), method)), method=method)
 
 
-def _fits(model: Model, image: NDArray[np.float32]) -> None:
+def _fits(model: Model, image: NDArray[np.float32], *, hint: str) -> None:
     """Whether the network can read such images; asked of its first kernel, ``(filters, channels, *spatial)``."""
     kernel = next(weight for weight in model.backbone.parameters() if weight.ndim > 2)
     if (kernel.shape[1], kernel.ndim - 1) != (len(image), image.ndim):
+        advice = f"Give other images, or another backbone or initial model. {hint}".rstrip()
         raise ValueError(
             f"the images have {len(image)} channels and {image.ndim - 1} spatial axes; the network reads "
-            f"{kernel.shape[1]} and {kernel.ndim - 2}. Give other images, or another backbone or initial model."
+            f"{kernel.shape[1]} and {kernel.ndim - 2}. {advice}"
         )
 
 
@@ -125,9 +133,10 @@ def _run_folder(output: Path, *, overwrite: bool) -> Path:
     return run
 
 
-def _remember(run: Path, model: Model, schedule: Schedule) -> None:
+def _remember(run: Path, model: Model, schedule: Schedule, channel_files: Sequence[str] | None) -> None:
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
     settings = {**model.describe(), "schedule": describe(schedule)}
+    settings |= {"channel_files": channel_files} if channel_files else {}
     settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
     text = json.dumps(settings, indent=2, default=list)
     file = run / "settings.json"
@@ -165,7 +174,8 @@ def _channel_count(examples: Sequence[Example]) -> int:
     counts = {len(example.image): example.name for example in examples}
     if len(counts) > 1:
         found = ", ".join(f"{count} ({name})" for count, name in sorted(counts.items()))
-        raise ValueError(f"the images differ in their number of channels: {found}; give images that agree.")
+        grey = " A picture without any colour counts as one channel; --axes YXC keeps three." * (set(counts) == {1, 3})
+        raise ValueError(f"the images differ in their number of channels: {found}; give images that agree.{grey}")
     return next(iter(counts))
 
 

@@ -69,6 +69,57 @@ def test_colours_come_first_and_alpha_goes(tmp_path, samples, channels):
         np.testing.assert_array_equal(read_image(tmp_path / name).data, picture.transpose(2, 0, 1)[:channels])
 
 
+@pytest.mark.parametrize("samples", [3, 4])
+def test_a_grey_picture_saved_as_colours_is_one_channel(tmp_path, samples):
+    grey = volume(5, 7, dtype=np.uint8)
+    picture = np.stack([grey] * 3 + [np.full_like(grey, 255)] * (samples - 3), axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb")
+    tifffile.imwrite(tmp_path / "b.tif", picture.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "c.ome.tif", picture[..., :3], photometric="rgb", ome=True)
+    imageio.imwrite(tmp_path / "d.png", picture)
+    for path in sorted(tmp_path.iterdir()):
+        np.testing.assert_array_equal(read_image(path).data, grey[None])
+    assert read_image(tmp_path / "a.tif", axes="YXC").data.shape == (3, 5, 7)
+    assert read_image(tmp_path / "d.png", axes="YXC").data.shape == (3, 5, 7)
+    # A single pixel of colour, by a single grey level, is colour.
+    picture[2, 3, 1] += 1
+    imageio.imwrite(tmp_path / "d.png", picture)
+    np.testing.assert_array_equal(read_image(tmp_path / "d.png").data, picture.transpose(2, 0, 1)[:3])
+
+
+def test_equal_channels_that_are_no_colours_stay(tmp_path):
+    stack = np.stack([volume(5, 7)] * 3)
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, ome=True, photometric="minisblack", metadata={"axes": "CYX"})
+    samples = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": (0, 0)}
+    tifffile.imwrite(tmp_path / "b.tif", stack.transpose(1, 2, 0), **samples)
+    for name in ("a.ome.tif", "b.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name).data, stack)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [1, 30, 75, 95, 100])
+def test_grey_survives_jpeg_and_faint_colours_are_colours(tmp_path, quality, subsampling):
+    from PIL import Image
+
+    grey = np.random.default_rng(0).integers(0, 250, (33, 47)).astype(np.uint8)
+    options = {"quality": quality, "subsampling": subsampling}
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "grey.jpg", **options)
+    with Image.open(tmp_path / "grey.jpg") as file:
+        assert file.mode == "RGB"  # or the test is invalid
+    assert len(read_image(tmp_path / "grey.jpg").data) == 1
+    tinted = np.stack([grey, grey, np.where(np.arange(47) < 24, grey, grey // 2)], axis=-1)
+    Image.fromarray(tinted).save(tmp_path / "tinted.jpg", **options)
+    assert len(read_image(tmp_path / "tinted.jpg").data) == 3
+
+
+def test_jpeg_inside_tiff(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (32, 48)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([grey] * 3, axis=-1), photometric="rgb", compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].photometric == tifffile.PHOTOMETRIC.YCBCR  # or the test is invalid
+    assert len(read_image(tmp_path / "a.tif").data) == 1
+
+
 def test_pictures_of_16_bits_of_one_bit_and_with_a_palette(tmp_path):
     from PIL import Image
 

@@ -162,6 +162,39 @@ def test_bbbc010_as_the_broad_packs_it(tmp_path):
     assert open_source(tmp_path)[0].image().data.max() == 2  # bright-field
     both = BBBC010(tmp_path, channels=("w2", "w1"))[0].image()
     assert both.data.shape == (2, *SHAPE) and both.data[:, 0, 0].tolist() == [2, 1]
+    for names in (["w2", "w1"], ["w1", "w2"], ["w1"]):
+        source = open_source(tmp_path, split="fit", channel_files=names)
+        assert [sample.name for sample in source] == ["A01", "C02"]
+        assert source[0].image().data[:, 0, 0].tolist() == [int(name[1]) for name in names]
+        assert [path.name.split("_")[4] for path in source[0].files] == names
+
+
+@pytest.mark.parametrize("names", [[], ["w3"], ["w2", "w2"], ["GFP"]])
+def test_channels_that_bbbc010_has_not(tmp_path, names):
+    broad(tmp_path, ["A01"])
+    with pytest.raises(ValueError, match=r"w2 or w1 or both are wanted, not .*--channel-files w2 w1"):
+        open_source(tmp_path, channel_files=names)
+
+
+def test_a_well_that_lacks_a_channel(tmp_path):
+    broad(tmp_path, ["A01", "A02"])
+    (lost,) = tmp_path.glob("*/*_A01_w1_*")
+    lost.unlink()
+    for names in (["w2", "w1"], ["w1", "w2"]):
+        assert [sample.name for sample in open_source(tmp_path, channel_files=names)] == ["A02"]
+    next(tmp_path.glob("*/*_A02_w1_*")).unlink()
+    assert len(open_source(tmp_path)) == 2
+    with pytest.raises(FileNotFoundError, match="no image of the channel w1"):
+        open_source(tmp_path, channel_files=["w2", "w1"])
+
+
+def test_channel_files_where_a_file_has_all_channels(tmp_path):
+    image(tmp_path / "images" / "a.tif")
+    write(tmp_path / "masks" / "a.tif", LABELS)
+    with pytest.raises(
+        ValueError, match=r"one file for all channels of an image.*w2, w1 cannot.*leave --channel-files"
+    ):
+        open_source(tmp_path, channel_files=["w2", "w1"])
 
 
 def test_bbbc010_with_a_list_of_wells(tmp_path):
@@ -177,6 +210,16 @@ def test_dsb2018(tmp_path):
     (tmp_path / "index.csv").write_text("id,split\nb,fit\na,report\n")
     check(open_source(tmp_path), ["a", "b"])
     check(open_source(tmp_path, split="fit"), ["b"])
+
+
+@pytest.mark.data
+def test_the_two_channels_of_the_real_bbbc010(real_data):
+    source = open_source(real_data / "bbbc010", split="report", channel_files=["w2", "w1"])
+    alone = open_source(real_data / "bbbc010", split="report")
+    assert [sample.name for sample in source] == [sample.name for sample in alone]
+    both, (light, _) = source[0].read()[0], alone[0].read()
+    assert both.data.shape == (2, 520, 696)
+    np.testing.assert_array_equal(both.data[:1], light.data)
 
 
 @pytest.mark.data

@@ -1,13 +1,19 @@
 """What the commands print."""
 
+from types import SimpleNamespace
+
 import pytest
 from rich.console import Console
 
 from plurimask.batch import BatchReport
 from plurimask.evaluation import Report, Row
-from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts
+from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts, show_tuning
+from plurimask.metrics.bootstrap import Interval
 from plurimask.metrics.segmentation import score, summarise
+from plurimask.platt import Platt
 from plurimask.testing import toy_truths
+from plurimask.tuning import Choice, Honesty, TuneReport
+from plurimask.tuning import Row as TunedRow
 
 LONG = "1649_1109_0003_Amp5-1_B_20070424_A0{}_w2_15ADF48D-C09E-47DE-B763-5BC479534681.tif"
 
@@ -62,3 +68,17 @@ def test_facts_are_plain_words(console):
         ["channels", "GFP,", "[w2]"],
         ["axes", "-"],
     ]
+
+
+def test_what_tuning_changed_and_that_nothing_was_written(console):
+    choice = Choice(
+        SimpleNamespace(calibration=Platt(0.5, 1)), ("a",), ("a",), {"method.bandwidth": (3.0, 2.5)}, trials=()
+    )
+    numbers = {name: Interval(0.5, 0.4, 0.6) for name in ("before", "uncalibrated", "after", "difference")}
+    honesty = {"raw": Honesty(0.2, 0.1), "calibrated": Honesty(0.1, 0.05)}
+    rows = (TunedRow("a", 0.5, 0.5, 0.5),)
+    report = TuneReport(choices=(choice,), rows=rows, measure="avS", **numbers, **honesty, settings={})
+    assert show_tuning(report, Options(), console) == DONE
+    text = console.export_text()
+    assert "method.bandwidth" in text and "2.5" in text and "0.500, 1.000" in text
+    assert "Brier score 0.200 -> 0.100" in text and "nothing is written" in text

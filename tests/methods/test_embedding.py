@@ -208,3 +208,14 @@ def test_condition_is_one_hot(crossing_worms):
     seen = PLAIN.condition(batch(PLAIN, [crossing_worms]))
     owners = crossing_worms.owners()
     np.testing.assert_array_equal(seen[0], np.stack([owners == 0, owners == 1, owners >= 2]))
+
+
+@pytest.mark.parametrize("method", [PLAIN, replace(PLAIN, foreground=0.95, min_size=0)], ids=["usual", "extreme"])
+def test_every_value_to_try_can_be_decoded_with(method, touching_blobs):
+    outputs = method.ideal(touching_blobs)
+    for name, values in method.tunable().items():
+        present = getattr(method, name)
+        assert min(values) < max(values) and present not in values
+        for value in values:
+            assert type(value) is type(present)  # min_size is a number of pixels
+            replace(method, **{name: value}).decode(outputs)

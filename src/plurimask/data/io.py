@@ -8,6 +8,10 @@ The rule, in this order:
    anything else (a plain TIFF of many pages) is ambiguous and refused, with the ways to say what it is.
 
 Axes of length 1 go, channels come first, then Z, Y, X. More than one time point is refused.
+
+A grey picture saved as RGB (a screenshot, an export) is one channel: where the file itself says that its samples are
+colours and these are equal in every pixel, the first is kept. Equal means exactly equal, for JPEG as well: grey has the
+chroma 0, which any quality keeps, so colours that differ are colours. An ``axes`` string, YXC for instance, keeps all.
 """
 
 from __future__ import annotations
@@ -41,6 +45,9 @@ MICROMETRES |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "å": 1e
 
 # Bytes of one value by TIFF's number of its type; the others have one byte.
 TAG_BYTES = {3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 13: 4, 5: 8, 10: 8, 12: 8, 16: 8, 17: 8, 18: 8}
+
+# What a TIFF calls samples that tifffile returns as red, green and blue (YCbCr: with JPEG inside).
+COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
 
 
 class UnreadableImage(ValueError):
@@ -77,7 +84,7 @@ class Image:
 
 
 def read_image(path: str | Path, *, axes: str | None = None) -> Image:
-    """Read a TIFF, PNG or JPEG file; for the rule about axes see the head of this module.
+    """Read a TIFF, PNG or JPEG file; for the rules about axes and grey pictures see the head of this module.
 
     axes: one letter per axis of the file out of T, Z, C, Y, X (S, samples, is another word for C).
 
@@ -89,7 +96,10 @@ def read_image(path: str | Path, *, axes: str | None = None) -> Image:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
     values, stated, sizes = _read(path)
-    stated = _checked(path, axes, values) if axes is not None else stated
+    if axes is not None:
+        stated = _checked(path, axes, values)
+    elif "S" in stated:
+        values = _without_equal_colours(values, stated.index("S"))
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
         raise UnreadableImage(path, f"holds {values.dtype} values; images of integers or real numbers are wanted.")
     data, spatial = _arrange(path, values, stated)
@@ -166,7 +176,7 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[NDArray[Any], str, dict[str, float]]:
-    """Values as stored, their axes ("?" where unknown), and the pixel size by axis."""
+    """Values as stored, their axes ("?" where unknown, S for colours only), and the pixel size by axis."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UnreadableImage(
@@ -190,7 +200,7 @@ def _read_picture(path: Path) -> tuple[NDArray[Any], str]:
     if values.ndim == 2:
         return values, "YX"
     colours = {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])  # grey + alpha, RGB + alpha
-    return values[..., :colours], "YXC"
+    return values[..., :colours], "YXS"
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], str, dict[str, float]]:
@@ -202,9 +212,16 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], str, dict[str, float]]:
         page = series.keyframe
         if "S" in axes and page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4:
             values = np.take(values, range(3), axis=axes.index("S"))
+        axes = axes if page.photometric in COLOURS else axes.replace("S", "C")
         sizes = _ome_size(file.ome_metadata) if file.ome_metadata else _imagej_size(file)
     values = values.astype(np.uint8) if values.dtype == bool else values
     return values, axes if values.ndim == len(axes) else "?" * values.ndim, sizes
+
+
+def _without_equal_colours(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The first of the colours, as an axis of length 1, if the others are equal to it; else all of them."""
+    first = np.take(values, [0], axis=axis)
+    return first if (values == first).all() else values
 
 
 def _check_directories(path: Path, file: tifffile.TiffFile) -> None:

@@ -57,6 +57,7 @@ class Source(ABC, Sequence[Sample]):
         folder: where the files are.
         split: the part, or None for everything.
         axes: of the image files, where they do not say it themselves (see :func:`plurimask.data.io.read_image`).
+        channel_hint: how to choose channels, where the layout keeps each of them in a file of its own; else empty.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Source(ABC, Sequence[Sample]):
     layout: ClassVar[str]
     licence: ClassVar[str] = "the user's own"
     citation: ClassVar[str] = ""
+    channel_hint: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -75,6 +77,17 @@ class Source(ABC, Sequence[Sample]):
     @abstractmethod
     def find(self) -> list[Sample]:
         """The samples of ``self.split``, in natural order of their names."""
+
+    def with_channel_files(self, names: Sequence[str]) -> Source:
+        """The same images with these channels, in this order, where the layout has a file for each channel.
+
+        Raises:
+            ValueError: it has not, or no such channels.
+        """
+        raise ValueError(
+            f"{self.folder} has one file for all channels of an image ({self.layout}), so {', '.join(names)} cannot be "
+            "chosen; leave --channel-files out."
+        )
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -17,17 +17,24 @@ from plurimask.data.samples import Sample, Source, Split
 from plurimask.data.truth import read_instances, truths
 
 
-def open_source(path: str | Path, *, split: Split | None = None, axes: str | None = None) -> Source:
+def open_source(
+    path: str | Path,
+    *,
+    split: Split | None = None,
+    axes: str | None = None,
+    channel_files: Sequence[str] | None = None,
+) -> Source:
     """The source in a folder, whose layout is found out.
 
     split: one part only. The benchmarks bring their split along. A user's folder may have sub-folders ``fit``,
     ``tune`` and ``report`` (or ``train``, ``val``, ``test``); without a ``tune`` folder a fifth of the fit images,
     chosen by a hash of the name, is held out as tune.
     axes: of the image files, where they do not say it themselves.
+    channel_files: which files are the channels, in order, where the layout has one for each (see :class:`BBBC010`).
 
     Raises:
         FileNotFoundError: there is no such folder, or it has no images for this part.
-        ValueError: none of the layouts; the message lists them.
+        ValueError: none of the layouts; the message lists them. Or no such files of channels.
     """
     folder = Path(path)
     if not folder.exists():
@@ -37,6 +44,7 @@ def open_source(path: str | Path, *, split: Split | None = None, axes: str | Non
         known = "; ".join(f"({number}) {kind.layout}" for number, kind in enumerate(KINDS, start=1))
         raise ValueError(f"{folder} is no data set, images with their truth, in a layout that is known: {known}.")
     source = kinds[0](folder, split, axes)
+    source = source if channel_files is None else source.with_channel_files(channel_files)
     if not len(source):
         raise FileNotFoundError(
             f"{folder}: no images for the part {split!r}; name another or add a sub-folder {split}/."
@@ -59,7 +67,7 @@ class BBBC010(Source):
     Citation: Ljosa, Sokolnicki, Carpenter, Nature Methods 9, 637 (2012), image set BBBC010v1, provided by Fred Ausubel.
 
     Attributes:
-        channels: ("w2",) bright-field, or ("w2", "w1") bright-field and GFP.
+        channels: ("w2",) bright-field, or ("w2", "w1") bright-field and GFP. A well that lacks one is left out.
     """
 
     channels: tuple[str, ...] = ("w2",)
@@ -67,20 +75,34 @@ class BBBC010(Source):
     layout: ClassVar[str] = "BBBC010_v1_images/ and BBBC010_v1_foreground_eachworm/ (the Broad's BBBC010)"
     licence: ClassVar[str] = "not stated"
     citation: ClassVar[str] = "BBBC010v1, Ljosa et al., Nature Methods 9, 637 (2012)"
+    channel_hint: ClassVar[str] = (
+        "BBBC010 has a file for each channel: --channel-files w2 is bright-field alone (the default), "
+        "--channel-files w2 w1 has GFP, too."
+    )
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         return any(folder.glob("BBBC010_v?_images")) and (folder / "BBBC010_v1_foreground_eachworm").is_dir()
 
+    def with_channel_files(self, names: Sequence[str]) -> BBBC010:
+        """The same wells with these channels, each at most once."""
+        if not names or not set(names) <= {"w1", "w2"} or len(set(names)) < len(names):
+            given = ", ".join(names) or "none"
+            raise ValueError(f"channel files: w2 or w1 or both are wanted, not {given}. {self.channel_hint}")
+        return replace(self, channels=tuple(names))
+
     def find(self) -> list[Sample]:
-        images = {channel: self._wells(channel) for channel in self.channels}
+        images = [self._wells(channel) for channel in self.channels]
         masks = truths(self.folder / "BBBC010_v1_foreground_eachworm")
-        wells = [well for well in images[self.channels[0]] if well in masks and self._wanted(well)]
-        files = {well: tuple(images[channel][well] for channel in self.channels) for well in sorted(wells)}
+        wells = [well for well in masks.keys() & set.intersection(*map(set, images)) if self._wanted(well)]
+        files = {well: tuple(paths[well] for paths in images) for well in sorted(wells)}
         return [Sample(well, partial(read_channels, paths, well), masks[well], paths) for well, paths in files.items()]
 
     def _wells(self, channel: str) -> dict[str, Path]:
-        paths = self.folder.glob(f"BBBC010_v?_images/*_{channel}_*.tif")
+        pattern = f"BBBC010_v?_images/*_{channel}_*.tif"
+        paths = list(self.folder.glob(pattern))
+        if not paths:
+            raise FileNotFoundError(f"{self.folder / pattern}: no image of the channel {channel}.")
         return {path.name.split(f"_{channel}_")[0].rsplit("_", 1)[1]: path for path in sorted(paths)}
 
     def _wanted(self, well: str) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from plurimask.batch import BatchReport
     from plurimask.evaluation import Report
+    from plurimask.tuning import TuneReport
 
 DONE, FAILED = 0, 1
 MANY = 20  # images beyond which a table is cut
@@ -71,6 +72,29 @@ def show_evaluation(report: Report, options: Namespace, console: Console) -> int
     console.print(counted, highlight=False)
     if options.output is not None:
         console.print(f"every number is in {options.output}", markup=False, highlight=False, soft_wrap=True)
+    return DONE
+
+
+def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int:
+    """What was changed, and what it brings."""
+    table = Table("parameter", "before", "now")
+    for choice in report.choices:
+        for name, (before, now) in choice.changes.items():
+            table.add_row(name, str(before), str(now))
+        calibration = choice.model.calibration
+        table.add_row("calibration (slope, offset)", "", f"{calibration.slope:.3f}, {calibration.offset:.3f}")
+    console.print(table)
+    meaning = MEASURES.get(report.measure, report.measure)
+    lines = [
+        f"{report.measure} ({meaning}) of {len(report.rows)} images: {report.before} before, {report.after} now",
+        f"difference {report.difference} (parameters alone: {report.uncalibrated})",
+        f"existence: Brier score {report.raw.brier:.3f} -> {report.calibrated.brier:.3f}, "
+        f"expected calibration error {report.raw.ece:.3f} -> {report.calibrated.ece:.3f}",
+        report.protocol,
+        "nothing is written; give -o FOLDER for the tuned model" if options.output is None else f"in {options.output}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 

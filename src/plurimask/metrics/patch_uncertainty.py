@@ -1,0 +1,239 @@
+"""Is the doubt where the errors are? PAvPU per instance (Rumberger et al. 2020, Eqs. 6-8; Mukhoti and Gal 2018).
+
+A patch of a found object is *accurate* or *inaccurate*, and at a threshold of entropy it is *certain* or *uncertain*.
+From the numbers of patches n_ac, n_au, n_ic, n_iu::
+
+    p(accurate | certain)     = n_ac / (n_ac + n_ic)                                   Eq. 6
+    p(uncertain | inaccurate) = n_iu / (n_ic + n_iu)                                   Eq. 7
+    PAvPU                     = (n_ac + n_iu) / (n_ac + n_au + n_ic + n_iu)            Eq. 8
+
+The paper leaves much open. What is done here (docs/algorithms.md 2.6):
+
+* **Which objects.** The found objects that the caller gives, with the masks that they come with:
+  ``found.threshold(0.75)`` for the paper's, or ``found.best()``. True objects that nobody found are not counted.
+* **Against what.** Every found object against its partner in the optimal one-to-one matching at IoU >= 0.5
+  (:func:`plurimask.metrics.matching.match`). One without partner is compared with nothing: all its patches are
+  inaccurate.
+* **Patches.** 4 pixels along every axis, on one grid that starts at the image's corner and is the same for all objects.
+  What is left over at the far borders is dropped. A patch counts once for every object in whose found mask or true
+  partner it has a pixel; others are discarded, also where some draws, but not the found mask, reach into them.
+* **Entropy.** The mean over *all* pixels of the patch of H(count / draws), in nats, 0 to ln 2. *Uncertain* is above the
+  threshold, not at it: a patch on which all draws agree is certain at 0, and every patch is certain at ln 2.
+* **Accurate.** Precision TP / (TP + FP) >= 0.5 over the patch's pixels; a patch with truth but without a found pixel is
+  inaccurate. (Mukhoti and Gal take pixel accuracy, (TP + TN) / all: a patch of which one pixel is missed is accurate.)
+* **Pooling.** Patches of all objects of all images count alike. **An empty denominator gives NaN**, which JSON cannot
+  hold: who writes these numbers must write null.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from plurimask import uncertainty
+from plurimask.instances import Instances, slices
+from plurimask.metrics.bootstrap import Interval, Statistic, interval
+from plurimask.metrics.matching import match
+from plurimask.probabilistic import ProbabilisticInstances
+
+THRESHOLDS: tuple[float, ...] = (*(step / 200 for step in range(139)), math.log(2))
+"""0, 0.005, ..., 0.69, ln 2. Quotients, so that the paper's 0.05 is among them exactly."""
+
+MEASURES = ("p(accurate|certain)", "p(uncertain|inaccurate)", "PAvPU")
+
+# Columns: accurate and certain, accurate and uncertain, inaccurate and certain, inaccurate and uncertain.
+_PARTS = np.array([[1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 1]])
+_WHOLES = np.array([[1, 0, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """The P patches of the objects of one image.
+
+    Attributes:
+        entropy: ``(P,)`` float64, mean entropy in nats, 0 to ln 2.
+        accurate: ``(P,)`` bool.
+    """
+
+    entropy: NDArray[np.float64]
+    accurate: NDArray[np.bool_]
+
+    def counts(self, thresholds: ArrayLike) -> NDArray[np.int64]:
+        """``(T, 4)`` n_ac, n_au, n_ic, n_iu at T thresholds, in O((P + T) log P)."""
+        columns = []
+        for entropies in (self.entropy[self.accurate], self.entropy[~self.accurate]):
+            certain = np.searchsorted(np.sort(entropies), np.asarray(thresholds, np.float64), side="right")
+            columns += [certain, len(entropies) - certain]
+        return np.stack(columns, axis=-1).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchCurve:
+    """The three measures over T thresholds, pooled over images; NaN where a denominator is empty.
+
+    Attributes:
+        thresholds: ``(T,)`` float64, in nats, rising.
+        counts: ``(images, T, 4)`` int64: n_ac, n_au, n_ic, n_iu of every image.
+    """
+
+    thresholds: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @property
+    def p_accurate_if_certain(self) -> NDArray[np.float64]:
+        """``(T,)`` Eq. 6."""
+        return self._values()[:, 0]
+
+    @property
+    def p_uncertain_if_inaccurate(self) -> NDArray[np.float64]:
+        """``(T,)`` Eq. 7."""
+        return self._values()[:, 1]
+
+    @property
+    def pavpu(self) -> NDArray[np.float64]:
+        """``(T,)`` Eq. 8."""
+        return self._values()[:, 2]
+
+    def at(self, threshold: float) -> dict[str, float]:
+        """Name in :data:`MEASURES` -> value at one of the curve's thresholds; NaN where the denominator is empty.
+
+        Raises:
+            ValueError: the curve was not computed at this threshold.
+        """
+        return dict(zip(MEASURES, self._values()[self._place(threshold)].tolist(), strict=True))
+
+    def intervals(
+        self, threshold: float, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Name in :data:`MEASURES` -> value at one of the curve's thresholds, with its bootstrap interval over images.
+
+        A resample of images may lack what a measure divides by though the data set has it; it then says nothing, and
+        counts as 0 for the lower end and as 1 for the upper one, so that the interval is rather too wide. Where the
+        data set lacks it, value and both ends are NaN.
+
+        Raises:
+            ValueError: the curve was not computed at this threshold, or as :func:`bootstrap.interval`.
+        """
+        counts = self.counts[:, self._place(threshold)]
+        named = {}
+        for column, (name, value) in enumerate(self.at(threshold).items()):
+            low, high = (
+                interval(counts, level=level, resamples=resamples, seed=seed, statistic=_pooled(column, empty=empty))
+                for empty in (0.0, 1.0)
+            )
+            ends = (math.nan, math.nan) if math.isnan(value) else (low.low, high.high)
+            named[name] = Interval(value, *ends)
+        return named
+
+    def _values(self) -> NDArray[np.float64]:
+        return _quotients(self.counts.sum(axis=0), empty=math.nan)
+
+    def _place(self, threshold: float) -> int:
+        places = np.flatnonzero(np.isclose(self.thresholds, threshold, rtol=0, atol=1e-12))
+        if len(places) == 0:
+            raise ValueError(f"the curve has no value at {threshold}; compute it with this among its thresholds.")
+        return int(places[0])
+
+
+def patches(
+    truth: Instances, found: ProbabilisticInstances, counted: Instances, *, size: int = 4, min_iou: float = 0.5
+) -> Patches:
+    """The patches of the counted objects of one image; none where nothing is counted.
+
+    truth: the true objects. found: whose counts say the doubt. counted: the found objects as masks, each with the
+    index of its hypothesis in the feature ``hypothesis``, as ``found.threshold()`` and ``found.best()`` give them.
+    size: pixels along every axis of a patch.
+
+    Raises:
+        ValueError: the images differ in shape, ``counted`` does not come from ``found``, or size or min_iou are out of
+            range.
+    """
+    if size < 1:
+        raise ValueError(f"a patch of {size} pixels along an axis is none; size must be at least 1.")
+    hypotheses = _hypotheses(found, counted)
+    levels = uncertainty.binary_entropy(np.arange(found.draws + 1) / found.draws)
+    partner = dict(match(truth, counted, min_iou=min_iou).pairs[:, ::-1].tolist())
+    entropies, accurate = [np.zeros(0)], [np.zeros(0, np.bool_)]
+    for index, hypothesis in enumerate(hypotheses):
+        true = truth.select([partner[index]] if index in partner else [])
+        window = _window(np.concatenate([counted.boxes[[index]], true.boxes]), counted.shape, size)
+        known = _placed(counted.boxes[index], counted.masks[index], window)
+        right = np.zeros_like(known)
+        for box, mask in zip(true.boxes, true.masks, strict=True):
+            right |= _placed(box, mask, window)
+        doubt = levels[_placed(found.boxes[hypothesis], found.counts[hypothesis], window)]
+        positive, hit = _sums(known, size), _sums(known & right, size)
+        kept = (positive > 0) | (_sums(right, size) > 0)
+        # A sum of many roundings of ln 2 may exceed ln 2, which no entropy does.
+        entropies.append(np.minimum(_sums(doubt, size)[kept] / size**found.ndim, math.log(2)))
+        accurate.append(((positive > 0) & (2 * hit >= positive))[kept])
+    return Patches(np.concatenate(entropies), np.concatenate(accurate))
+
+
+def curve(images: Sequence[Patches], thresholds: Sequence[float] = THRESHOLDS) -> PatchCurve:
+    """Pool the patches of all images; images without a patch stay in the bootstrap.
+
+    Raises:
+        ValueError: there is no image, or the thresholds are not rising.
+    """
+    if not images:
+        raise ValueError("nothing to pool: give the patches of at least one image.")
+    levels = np.asarray(thresholds, np.float64)
+    if levels.size == 0 or not (np.isfinite(levels).all() and (np.diff(levels) > 0).all()):
+        raise ValueError(f"thresholds of entropy must be finite and rising, not {list(thresholds)}.")
+    return PatchCurve(levels, np.stack([image.counts(levels) for image in images]))
+
+
+def _hypotheses(found: ProbabilisticInstances, counted: Instances) -> list[int]:
+    if found.shape != counted.shape:
+        raise ValueError(f"the counted objects' image has shape {counted.shape}, that of their counts {found.shape}.")
+    if "hypothesis" not in counted.features:
+        raise ValueError("counted objects need the feature 'hypothesis'; take those of found.threshold() or best().")
+    indices: list[int] = counted.features["hypothesis"].tolist()
+    if any(not 0 <= index < len(found) for index in indices):
+        raise ValueError(
+            f"counted are the hypotheses {indices}, but only {len(found)} were found: are both one image's?"
+        )
+    return indices
+
+
+def _quotients(counts: NDArray[np.int64] | NDArray[np.float64], *, empty: float) -> NDArray[np.float64]:
+    """``(..., 4)`` counts -> ``(..., 3)`` Eqs. 6-8; ``empty`` for 0 / 0."""
+    wholes = counts @ _WHOLES.T
+    quotients: NDArray[np.float64] = np.full(wholes.shape, empty)
+    np.divide(counts @ _PARTS.T, wholes, out=quotients, where=wholes > 0)
+    return quotients
+
+
+def _pooled(column: int, *, empty: float) -> Statistic:
+    """``(R, n, 4)`` counts of n images -> ``(R,)`` one of Eqs. 6-8 over all of them."""
+    return lambda counts: _quotients(counts.sum(axis=1), empty=empty)[:, column]
+
+
+def _window(boxes: NDArray[np.int64], shape: tuple[int, ...], size: int) -> NDArray[np.int64]:
+    """``(2, D)`` the whole patches of the image's grid that the boxes ``(K, 2, D)`` reach into."""
+    start, stop = boxes[:, 0].min(axis=0) // size, -(-boxes[:, 1].max(axis=0) // size)
+    grid = np.asarray(shape, np.int64) // size
+    window: NDArray[np.int64] = np.stack([np.minimum(start, grid), np.minimum(stop, grid)]) * size
+    return window
+
+
+def _placed(box: NDArray[np.int64], crop: NDArray[Any], window: NDArray[np.int64]) -> NDArray[Any]:
+    """A crop in its box -> the same in a window, 0 elsewhere; what sticks out is cut off."""
+    placed = np.zeros(window[1] - window[0], crop.dtype)
+    common = np.stack([np.maximum(box[0], window[0]), np.minimum(box[1], window[1])])
+    if (common[0] < common[1]).all():
+        placed[slices(common - window[0])] = crop[slices(common - box[0])]
+    return placed
+
+
+def _sums(pixels: NDArray[np.bool_] | NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Sum over every patch of a window of whole patches; one axis per axis of the window."""
+    split = [part for length in pixels.shape for part in (length // size, size)]
+    sums: NDArray[np.float64] = pixels.reshape(split).sum(axis=tuple(range(1, 2 * pixels.ndim, 2)), dtype=np.float64)
+    return sums

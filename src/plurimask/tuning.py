@@ -1,0 +1,348 @@
+"""Decoding parameters and calibration, chosen on images that were not fitted: computed once, decoded many times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from plurimask.data.samples import Sample, Source
+from plurimask.data.sources import open_source
+from plurimask.decoding import Bench, Grid, Seen, Shelf, Trial, candidates, search, settings
+from plurimask.instances import Instances
+from plurimask.metrics.bootstrap import Interval, interval, paired_difference
+from plurimask.metrics.calibration import Forecasts, existence_forecasts, pool
+from plurimask.metrics.segmentation import score
+from plurimask.model import Model, load_model
+from plurimask.platt import Platt
+from plurimask.predict import Device, Precision, seeds_of
+
+REPORT = "tuning.json"  # beside the tuned model
+
+Search = Callable[[Model, Bench], tuple[Model, tuple[Trial, ...]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on some images.
+
+    Attributes:
+        model: with the chosen parameters and calibration.
+        chosen_on: names of the images that it was chosen on.
+        scored_on: names of the images that it is scored on: the same ones, or those of the other fold.
+        changes: ``method.FIELD`` or ``agglomeration.FIELD`` -> (value before, value now), of those that changed.
+        trials: in the order in which they were made.
+    """
+
+    model: Model
+    chosen_on: tuple[str, ...]
+    scored_on: tuple[str, ...]
+    changes: Mapping[str, tuple[Any, Any]]
+    trials: tuple[Trial, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the model's weights; of the model only its calibration, which ``changes`` does not hold."""
+        plain = {name: getattr(self, name) for name in ("chosen_on", "scored_on", "changes")}
+        return {
+            **plain,
+            "calibration": asdict(self.model.calibration),
+            "trials": [asdict(each) for each in self.trials],
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: its measure with the model as it came, with the chosen parameters, and with the calibration, too."""
+
+    name: str
+    before: float
+    uncalibrated: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """How far existence is from what is there: :func:`plurimask.metrics.calibration.existence_forecasts`, IoU 0.5.
+
+    All hypotheses take part, rejected ones too. NaN where there is none.
+
+    Attributes:
+        brier: mean squared difference of existence and outcome.
+        ece: expected calibration error, in ten bins of equal mass.
+    """
+
+    brier: float
+    ece: float
+
+    @classmethod
+    def of(cls, forecasts: Sequence[Forecasts]) -> Honesty:
+        """Of the hypotheses of all images together."""
+        every = pool(forecasts)
+        return cls(every.brier, every.by_mass().ece)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Null where it is not known."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """What was chosen, and what it brings on the images that it is scored on.
+
+    Attributes:
+        choices: one; two in the two-fold protocol.
+        rows: one per image.
+        measure: what was maximised.
+        before: its mean over the images with the model as it came.
+        uncalibrated: with the chosen parameters alone.
+        after: with the chosen parameters and calibration: what the saved model gives.
+        difference: after - before, image by image.
+        raw: of the existence with the chosen parameters alone.
+        calibrated: of the same hypotheses after calibration.
+        settings: what :func:`tune` was called with.
+    """
+
+    choices: tuple[Choice, ...]
+    rows: tuple[Row, ...]
+    measure: str
+    before: Interval
+    uncalibrated: Interval
+    after: Interval
+    difference: Interval
+    raw: Honesty
+    calibrated: Honesty
+    settings: Mapping[str, Any]
+
+    @property
+    def model(self) -> Model:
+        """The tuned model; in the two-fold protocol that of the first choice."""
+        return self.choices[0].model
+
+    @property
+    def protocol(self) -> str:
+        """What the numbers mean."""
+        if len(self.choices) == 2:
+            return "two-fold protocol of the papers: chosen on one half, scored on the other"
+        return "chosen and scored on the same images: expect a little less on others"
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dictionaries only."""
+        means = {name: asdict(getattr(self, name)) for name in ("before", "uncalibrated", "after", "difference")}
+        existence = {"raw": self.raw.to_json(), "calibrated": self.calibrated.to_json()}
+        return {
+            "settings": dict(self.settings),
+            "protocol": self.protocol,
+            "measure": self.measure,
+            **means,
+            "existence": existence,
+            "choices": [choice.to_json() for choice in self.choices],
+            "per_image": [asdict(row) for row in self.rows],
+        }
+
+
+def tune(
+    model: Model | Path | str,
+    data: Path | str,
+    *,
+    output: Path | str | None = None,
+    draws: int = 8,
+    seed: int = 0,
+    measure: str = "avS",
+    parameters: Grid | None = None,
+    rounds: int = 2,
+    images: int | None = None,
+    folds: tuple[Sequence[str], Sequence[str]] | None = None,
+    axes: str | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    memory: int = 2_000_000_000,
+    overwrite: bool = False,
+    on_image: Callable[[str, int], None] | None = None,
+    on_trial: Callable[[Trial, int], None] | None = None,
+) -> TuneReport:
+    """Chooses a model's decoding parameters, and calibrates its existence, on the *tune* part of a data set.
+
+    One parameter after the other takes the value with the highest mean of the measure over the images (of ``best()``,
+    uncalibrated; ties keep what is there). Then existence is calibrated on what the chosen parameters find. Outputs are
+    computed once.
+
+    Args:
+        model: a model, its folder, or the name of a shipped one.
+        data: folder with images and truth in any layout that :func:`plurimask.data.sources.open_source` knows.
+        output: folder for the tuned model and ``tuning.json`` with every number; nothing is written without it.
+        draws: how often the model is asked for every image.
+        seed: of the first draw, and of the bootstrap.
+        measure: what is maximised, a name of :meth:`plurimask.metrics.segmentation.Scores.measures`.
+        parameters: "method.FIELD" or "agglomeration.FIELD" -> values to try, in this order; what method and
+            agglomeration propose around their present values if None.
+        rounds: how often all parameters are gone through; it ends sooner where a round changes nothing. With 0 only
+            existence is calibrated.
+        images: only so many, spread evenly over the part.
+        folds: names of two halves of images of the whole data set; what is chosen on one is scored on the other, as
+            R20 did on its test images (docs/algorithms.md, 2.4). There are two models then, and none is saved.
+        axes: of the image files, where they do not say it themselves.
+        device: "auto" takes a GPU where there is one.
+        precision: "auto" is bfloat16 where the processor supports it.
+        memory: bytes of outputs to keep in memory; what is beyond goes to a temporary folder.
+        overwrite: replace a model in ``output``, which may be the tuned one itself.
+        on_image: is called after the network has seen an image, with its name and the number of images.
+        on_trial: is called after every trial with it and the largest number of trials that the search may take.
+
+    Raises:
+        FileNotFoundError: there is no such model, or no image in this part.
+        FileExistsError: ``output`` holds a model and may not be replaced.
+        ValueError: the model was fitted to one of the images, or an option makes no sense.
+    """
+    model = model if isinstance(model, Model) else load_model(model)
+    _check(model, measure=measure, grid=candidates(model, parameters), images=images)
+    _check_output(output, overwrite=overwrite, several=folds is not None)
+    samples = _samples(Path(data), model, images=images, folds=folds, axes=axes)
+    seeds = seeds_of(model, draws, seed)
+    with TemporaryDirectory(prefix="plurimask-") as folder:
+        shelf, seen = Shelf(Path(folder), memory=memory), dict[str, Seen]()
+        for sample in samples:
+            seen[sample.name] = Seen.of(sample, model, shelf, seeds=seeds, device=device, precision=precision)
+            if on_image:
+                on_image(sample.name, len(samples))
+        groups = [[seen[name] for name in names] for names in (folds or [seen])]
+        benches = [Bench(group, measure, device=device, precision=precision) for group in groups]
+        pairs = zip(benches, reversed(benches), strict=True)  # one alone is chosen and scored on
+        choose = partial(search, parameters=parameters, rounds=rounds, on_trial=on_trial)
+        scored = [_scored(model, choose, chosen_on=one, scored_on=other) for one, other in pairs]
+    given = {"data": str(data), "draws": len(seeds), "seed": seed, "rounds": rounds, "parameters": parameters}
+    report = _report(scored, measure=measure, settings=given)
+    if output is not None:
+        _save(report, Path(output))
+    return report
+
+
+def _check(model: Model, *, measure: str, grid: Grid, images: int | None) -> None:
+    nothing = Instances.empty((1, 1))
+    measures = list(score(nothing, nothing).measures())
+    if measure not in measures:
+        raise ValueError(f"there is no measure {measure!r}; there are {', '.join(measures)}.")
+    known = settings(model)
+    if strangers := [name for name in grid if name not in known]:
+        raise ValueError(f"this model has no parameters {', '.join(strangers)}; it has {', '.join(known)}.")
+    try:
+        json.dumps(grid)
+    except TypeError as error:
+        raise ValueError(f"the values to try must be plain numbers, texts or lists: {error}.") from error
+    if images is not None and images < 1:
+        raise ValueError(f"{images} images choose nothing; give at least 1, or leave it out for all of them.")
+
+
+def _check_output(output: Path | str | None, *, overwrite: bool, several: bool) -> None:
+    if output is None:
+        return
+    if several:
+        raise ValueError("two folds give two models, and none can be saved; leave out the output or the folds.")
+    if (Path(output) / "model.json").exists() and not overwrite:
+        raise FileExistsError(f"{output} holds a model already; choose another folder, or replace it (--overwrite).")
+
+
+def _samples(
+    data: Path, model: Model, *, images: int | None, folds: Sequence[Sequence[str]] | None, axes: str | None
+) -> list[Sample]:
+    """The images to choose on; none of them was fitted."""
+    if folds is None:
+        source = open_source(data, split="tune", axes=axes)
+        count = min(images or len(source), len(source))
+        samples = [source[number * len(source) // count] for number in range(count)]
+    else:
+        samples = _folded(open_source(data, axes=axes), folds)
+    fitted = [sample.name for sample in samples if sample.name in set(model.trained_on)]
+    if fitted:
+        raise ValueError(
+            f"the model was fitted to {len(fitted)} of the {len(samples)} images, {_listed(fitted)}: on them it is "
+            "surer than it should be. Choose on others (images of equal name are taken for the same)."
+        )
+    return samples
+
+
+def _folded(source: Source, folds: Sequence[Sequence[str]]) -> list[Sample]:
+    """The samples of all folds."""
+    names = [name for fold in folds for name in fold]
+    samples = {sample.name: sample for sample in source}
+    if strangers := [name for name in names if name not in samples]:
+        raise ValueError(f"{source.folder} has no images {_listed(strangers)}; it has {_listed(list(samples))}.")
+    if len(folds) != 2 or not all(folds) or len(set(names)) < len(names):
+        raise ValueError("two folds are wanted, neither empty, and no image twice.")
+    return [samples[name] for name in names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """At most six of the names."""
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+
+@dataclass(frozen=True)
+class _Scored:
+    choice: Choice
+    rows: tuple[Row, ...]
+    raw: list[Forecasts]
+    calibrated: list[Forecasts]
+
+
+def _scored(model: Model, choose: Search, *, chosen_on: Bench, scored_on: Bench) -> _Scored:
+    before = scored_on.values(model)
+    decoding, trials = choose(replace(model, calibration=Platt()), chosen_on)
+    tuned = replace(decoding, calibration=_calibration(_forecasts(decoding, chosen_on)))
+    values = np.stack([before, scored_on.values(decoding), scored_on.values(tuned)], axis=1).tolist()
+    now = settings(tuned)
+    changes = {name: (value, now[name]) for name, value in settings(model).items() if value != now[name]}
+    return _Scored(
+        Choice(tuned, chosen_on.names, scored_on.names, changes, trials),
+        tuple(Row(name, *row) for name, row in zip(scored_on.names, values, strict=True)),
+        raw=_forecasts(decoding, scored_on),
+        calibrated=_forecasts(tuned, scored_on),
+    )
+
+
+def _forecasts(model: Model, bench: Bench) -> list[Forecasts]:
+    """Existence and outcome of all hypotheses, image by image."""
+    pairs = zip(bench.images, bench.found(model), strict=True)
+    return [existence_forecasts(image.truth, found.hypotheses()) for image, found in pairs]
+
+
+def _calibration(forecasts: Sequence[Forecasts]) -> Platt:
+    """The identity where there is no hypothesis."""
+    probability, hits = (
+        np.concatenate([getattr(each, name) for each in forecasts]) for name in ("probability", "hits")
+    )
+    return Platt.fit(probability, hits) if len(hits) else Platt()
+
+
+def _report(scored: Sequence[_Scored], *, measure: str, settings: Mapping[str, Any]) -> TuneReport:
+    rows = tuple(row for each in scored for row in each.rows)
+    before, uncalibrated, after = ([getattr(row, name) for row in rows] for name in ("before", "uncalibrated", "after"))
+    seed = settings["seed"]
+    return TuneReport(
+        choices=tuple(each.choice for each in scored),
+        rows=rows,
+        measure=measure,
+        before=interval(before, seed=seed),
+        uncalibrated=interval(uncalibrated, seed=seed),
+        after=interval(after, seed=seed),
+        difference=paired_difference(after, before, seed=seed),
+        raw=Honesty.of([forecasts for each in scored for forecasts in each.raw]),
+        calibrated=Honesty.of([forecasts for each in scored for forecasts in each.calibrated]),
+        settings=settings,
+    )
+
+
+def _save(report: TuneReport, output: Path) -> None:
+    """The model with a line in its card, and every number beside it."""
+    where = f"{len(report.rows)} images of {Path(report.settings['data']).resolve().name}"
+    line = f"{report.measure} {report.before} -> {report.after}, chosen and scored on {where}"
+    replace(report.model, card={**report.model.card, "tuned": line}).save(output)
+    unfinished = output / f"{REPORT}.part"
+    unfinished.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished.replace(output / REPORT)
