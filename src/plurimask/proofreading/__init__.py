@@ -1,0 +1,1 @@
+"""Where a person's time goes: what to look at next, and what that is worth."""
