@@ -154,6 +154,17 @@ def test_where_nothing_overlaps_an_object_will_do():
         assert np.abs(centre - 300).max() <= 40
 
 
+def test_crops_hang_over_the_border_by_an_eighth_at_most():
+    corner = np.zeros((300, 120), np.int32)
+    corner[:3, :3] = 1
+    combinations = Combinations(corner, ((), (0,)))
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        centre = crop_centre(combinations, size=160, near_object=0.5, near_overlap=0, generator=generator)
+        assert 60 <= centre[0] <= 240  # 160 / 2 - 160 / 8
+        assert centre[1] == 60  # the image is narrower than the crop: in the middle
+
+
 @pytest.mark.parametrize("truth", [Instances.empty((30, 40)), Instances.from_labels(np.eye(30, 40, dtype=int))])
 def test_centres_without_anything_to_be_near(truth):
     combinations = to_combinations(truth)

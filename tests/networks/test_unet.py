@@ -149,3 +149,10 @@ def test_gradients_reach_every_weight():
     backbone = small()
     sum(values.square().sum() for values in backbone(torch.randn(1, 1, 16, 16)).decoder).backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in backbone.parameters())
+
+
+def test_the_halves_of_a_decoder_convolution_start_as_one_layer():
+    # He et al. 2015: variance 2 / fan-in, and the fan-in is that of both halves; 1 / fan-in where no ReLU follows.
+    level = UNet(width=64, depth=2).decoder[0]
+    for weight, fan_in in ((level.skip.weight, 64 * 9), (level.up.weight, 64 * 9), (level.narrow.weight, 128)):
+        assert weight.var().item() == pytest.approx(1 / fan_in, rel=0.1)
