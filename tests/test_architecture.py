@@ -20,10 +20,10 @@ LAYERS = (
     ("protocols",),
     ("ops",),
     ("metrics", "agglomerate", "networks", "windows"),
-    ("methods", "posteriors", "data"),
+    ("methods", "posteriors", "data", "familiarity"),
     ("model", "testing"),
     ("rescale", "predict", "decoding", "fitting", "training", "tuning"),
-    ("batch", "evaluation", "large", "proofreading", "active", "export"),
+    ("batch", "pairing", "assessment", "honesty", "evaluation", "large", "proofreading", "active", "export"),
     ("cli", "__main__"),
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

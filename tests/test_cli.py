@@ -370,14 +370,16 @@ def test_synthetic_data_and_evaluation(tmp_path, capsys):
     assert main(["data", "synthetic", "worms", folder, "--count", "2"]) == 1
     assert "not empty" in capsys.readouterr().err
     # Against itself everything is found.
-    metrics = tmp_path / "metrics.json"
-    assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 0
+    report = tmp_path / "report"
+    assert main(["evaluate", folder, folder, "-o", str(report)]) == 0
     shown = capsys.readouterr().out
     assert "avS 1.000" in shown
     assert "worms_002" in shown
+    metrics = report / "metrics.json"
     assert metrics.exists()
-    assert main(["evaluate", folder, folder, "-o", str(metrics)]) == 1
-    assert main(["evaluate", folder, folder, "-o", str(metrics), "--overwrite", "--thresholds", "0.5", "0.75"]) == 0
+    assert main(["evaluate", folder, folder, "-o", str(report)]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert main(["evaluate", folder, folder, "-o", str(report), "--overwrite", "--thresholds", "0.5", "0.75"]) == 0
     assert json.loads(metrics.read_text())["settings"]["thresholds"] == [0.5, 0.75]
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from plurimask.data import storage
 from plurimask.data.truth import truths
-from plurimask.evaluation import Report, Unpaired, evaluate, pair, parse_mode
+from plurimask.evaluation import Report, evaluate
 from plurimask.instances import Instances
 from plurimask.metrics.segmentation import Scores
+from plurimask.pairing import Unpaired
 from plurimask.probabilistic import ProbabilisticInstances
 
 DATA = os.environ.get("PLURIMASK_DATA")
@@ -79,29 +80,6 @@ def test_one_file_against_one_truth_needs_no_names(truth: Path, tmp_path: Path) 
     assert evaluate(found / "something_else.png", truth / "a.png").rows[0].scores.s[0] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("found", "true", "message"),
-    [
-        (["a", "stranger"], ["a", "b"], "no truth for stranger"),
-        (["plate_A01_B02_w1"], ["A01", "B02"], "A01 or B02"),
-        (["A01_w1", "A01_w2"], ["A01"], "A01_w1 and A01_w2"),
-        (["A011"], ["A01"], "no truth for A011"),
-        ([f"x{number}" for number in range(20)], ["a"], r"x5, \.\.\. \(20 in all\)"),
-    ],
-)
-def test_names_that_do_not_fit(found: list[str], true: list[str], message: str) -> None:
-    with pytest.raises(Unpaired, match=message):
-        pair(found, true)
-
-
-def test_equal_names_come_before_tokens_and_folders_count() -> None:
-    assert pair(["A01_B02"], ["A01", "B02", "A01_B02"]) == {"A01_B02": "A01_B02"}
-    assert pair(["p/a", "q/a"], ["p/a", "q/a"]) == {"p/a": "p/a", "q/a": "q/a"}
-    assert pair(["run/x_a"], ["labels/a"]) == {"run/x_a": "labels/a"}
-    with pytest.raises(Unpaired, match="p/a or q/a"):
-        pair(["a"], ["p/a", "q/a"])
-
-
 def test_a_truth_that_nobody_looked_for(truth: Path, tmp_path: Path) -> None:
     found = write(tmp_path / "found", {"b_labels.png": bars(0, 5)})
     with pytest.raises(Unpaired, match="nothing found for the truths a"):
@@ -140,35 +118,22 @@ def test_damaged_files_and_other_shapes_name_the_file(truth: Path, tmp_path: Pat
         evaluate(tmp_path / "nowhere", truth)
 
 
-def test_the_report_is_written_whole_or_not_at_all(truth: Path, tmp_path: Path) -> None:
-    report = evaluate(truth, truth)
-    path = report.save(tmp_path)
-    assert path == tmp_path / "metrics.json"
-    written = json.loads(path.read_text())
-    assert written == report.to_json()
-    assert written["images"] == 2
-    assert written["measures"]["S@0.5"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert [row["name"] for row in written["per_image"]] == ["a", "b"]
-    with pytest.raises(FileExistsError, match=r"metrics\.json"):
-        report.save(path)
-    report.save(path, overwrite=True)
-    broken = Report(report.rows, report.summary, (), {"seed": float("nan")})
-    with pytest.raises(ValueError, match="JSON"):
-        broken.save(path, overwrite=True)
-    assert json.loads(path.read_text()) == written
-    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["metrics.json"]
-
-
-def test_the_file_is_asked_for_before_the_work(truth: Path, tmp_path: Path) -> None:
+def test_the_output_is_asked_for_before_the_work(truth: Path, tmp_path: Path) -> None:
     output = tmp_path / "numbers.json"
-    report = evaluate(truth, truth, output=output)
-    assert json.loads(output.read_text()) == report.to_json()
+    evaluate(truth, truth, output=output)
     told: list[str] = []
     with pytest.raises(FileExistsError, match=r"numbers\.json exists.*--overwrite"):
         evaluate(truth, truth, output=output, on_row=lambda row, total: told.append(row.name))
     assert told == []
     evaluate(truth, truth, output=output, overwrite=True, thresholds=[0.5])
     assert json.loads(output.read_text())["settings"]["thresholds"] == [0.5]
+
+
+def test_an_error_writes_nothing(truth: Path, tmp_path: Path) -> None:
+    found = write(tmp_path / "found", {"a_labels.png": bars(0), "b_labels.png": bars(0)[:, :9]})
+    with pytest.raises(ValueError, match=r"^b \(truth b\)"):
+        evaluate(found, truth, output=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_truth_alone_knows_no_split(truth: Path) -> None:
@@ -204,15 +169,30 @@ def test_the_mode_chooses_from_a_probabilistic_result(truth: Path, tmp_path: Pat
     assert single.rows[0].found == "b"
 
 
+def test_probabilities_are_examined_and_inspected(truth: Path, tmp_path: Path) -> None:
+    storage.save(doubtful(), tmp_path / "run" / "b.plurimask.zarr")
+    report = evaluate(tmp_path / "run", truth, subset=True)
+    assert report.quality.honesty is not None and report.proofreading is not None
+    # Both bars are there, one of them with probability 0.6.
+    assert report.quality.honesty.existence.brier.mean == pytest.approx(0.4**2 / 2)
+    assert report.proofreading.truth_count == 2
+    quick = evaluate(tmp_path / "run", truth, subset=True, simulation=False)
+    assert quick.quality.honesty is not None and quick.proofreading is None
+    labels = evaluate(write(tmp_path / "labels", {"b.png": bars(0, 5)}), truth, subset=True)
+    assert labels.quality.honesty is None and labels.proofreading is None
+
+
+def test_the_image_is_at_hand_where_the_truth_has_it(truth: Path, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "images", {"a.png": 9 * bars(0, 3, 6), "b.png": bars(0, 5)})
+    write(tmp_path / "data" / "masks", {"a.png": bars(0, 3, 6), "b.png": bars(0, 5)})
+    image = evaluate(truth, tmp_path / "data").rows[0].pair.image
+    assert image is not None and image().data.max() == 27
+    assert [row.pair.image for row in evaluate(truth, truth).rows] == [None, None]
+
+
 def test_a_mode_needs_probabilities(truth: Path) -> None:
     with pytest.raises(ValueError, match="needs probabilities"):
         evaluate(truth, truth, mode="threshold 0.75")
-
-
-@pytest.mark.parametrize("mode", ["", "bst", "threshold", "threshold x", "threshold 75", "threshold nan", "best 0.5"])
-def test_modes_are_checked(mode: str) -> None:
-    with pytest.raises(ValueError, match=r'"threshold 0\.75"'):
-        parse_mode(mode)
 
 
 @pytest.mark.data

@@ -2,15 +2,19 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from plurimask.assessment import assess, summarise
 from plurimask.batch import BatchReport
-from plurimask.evaluation import Report, Row
+from plurimask.evaluation import Pair, Report, Row
 from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts, show_tuning
 from plurimask.metrics.bootstrap import Interval
-from plurimask.metrics.segmentation import score, summarise
+from plurimask.metrics.segmentation import THRESHOLDS
 from plurimask.platt import Platt
+from plurimask.probabilistic import ProbabilisticInstances
+from plurimask.proofreading.simulate import simulate
 from plurimask.testing import toy_truths
 from plurimask.tuning import Choice, Honesty, TuneReport
 from plurimask.tuning import Row as TunedRow
@@ -47,19 +51,58 @@ def test_a_long_table_is_cut_and_says_so(console, tmp_path, capsys):
     assert capsys.readouterr().err == "plurimask: x.tif: cut off\n"
 
 
+def report_of(found, truth, *, images, thresholds=THRESHOLDS, proofreading=None):
+    assessment = assess(truth, found, thresholds=thresholds)
+    names = [f"well {number}" for number in range(images)]
+    pairs = [Pair(name, name, lambda: truth, lambda: found) for name in names]
+    rows = tuple(Row(pair, assessment) for pair in pairs)
+    return Report(rows, summarise([assessment] * images), proofreading, (), {})
+
+
 @pytest.mark.parametrize("thresholds", [(0.5, 0.75), (0.3,)])
 def test_every_image_and_the_means_are_shown(console, thresholds):
     truth = toy_truths()["crossing worms"]
-    scores = score(truth, truth.select([0]), thresholds=thresholds)
-    names = [f"well {number}" for number in range(MANY + 1)]
-    report = Report(tuple(Row(name, name, scores) for name in names), summarise([scores] * len(names)), (), {})
+    report = report_of(truth.select([0]), truth, images=MANY + 1, thresholds=thresholds)
     assert show_evaluation(report, Options(), console) == DONE
     text = console.export_text()
     assert f"well {MANY - 1}" in text and f"well {MANY}" not in text
-    assert "... and 1 more; -o FILE" in text
+    assert "... and 1 more; -o FOLDER" in text
     assert f"{MANY + 1} images, {2 * MANY + 2} true and {MANY + 1} found objects" in text
     assert all(f"S at {threshold}" in text for threshold in thresholds)
     assert "0.500 to 0.500" in text
+    # One of two, wholly right: TP / (TP + FN / 2) = 2/3.
+    assert "PQ 0.667 (0.667 to 0.667), panoptic quality" in text
+    assert "honesty" not in text
+
+
+def test_probabilities_are_shown_with_what_would_be_best(console):
+    truth = toy_truths()["touching blobs"]
+    found = sure(truth)
+    proofreading = simulate([(found, truth)] * 2, repeats=1)
+    assert show_evaluation(report_of(found, truth, images=2, proofreading=proofreading), Options(), console) == DONE
+    text = console.export_text()
+    cells = [[cell.strip() for cell in line.split("│")[1:5]] for line in text.splitlines() if line.count("│") == 5]
+    assert ["p_exists: Brier score", "0.000", "0.000 to 0.000", "0"] in cells
+    assert ["errors found by doubt (random 0.5)", "-", "-", "1.000"] in cells
+    assert ["proofreading by doubt (random 0)", "0.000", "0.000 to 0.000", "0.000"] in cells
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_one_image_has_no_interval(console):
+    truth = toy_truths()["touching blobs"]
+    assert show_evaluation(report_of(sure(truth), truth, images=1), Options(), console) == DONE
+    text = console.export_text()
+    assert "1.000 to 1.000" not in text
+    assert "avS 1.000, mean S" in text
+
+
+def sure(objects):
+    """Every object in both of two draws."""
+    counts = tuple(2 * mask.astype(np.uint8) for mask in objects.masks)
+    members = tuple(((0, index), (1, index)) for index in range(len(objects)))
+    nothing = np.zeros((0, 2), np.int64)
+    existence = np.ones(len(objects))
+    return ProbabilisticInstances(objects.boxes, counts, 2, existence, members, nothing, objects.shape)
 
 
 def test_facts_are_plain_words(console):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from plurimask.batch import BatchReport
     from plurimask.evaluation import Report
+    from plurimask.honesty import Honesty
+    from plurimask.metrics.bootstrap import Interval
+    from plurimask.proofreading.simulate import Simulation
     from plurimask.tuning import TuneReport
 
 DONE, FAILED = 0, 1
@@ -24,6 +28,11 @@ MEASURES = {
     "avS": "mean S over IoU .5:.05:.95",
     "avS_nuclei": "mean S over IoU .5:.1:.9",
     "F1_0.8": "share of true objects found with pixel F1 >= .8",
+    "COCO_AP": "COCO's average precision, p_exists as confidence",
+    "COCO_AP_constant": "the same without confidence",
+    "PQ": "panoptic quality",
+    "split_rate": "share of true objects found in parts",
+    "merge_rate": "share of found objects that join several",
 }
 
 
@@ -53,25 +62,28 @@ def show_batch(report: BatchReport, options: Namespace, console: Console) -> int
 
 
 def show_evaluation(report: Report, options: Namespace, console: Console) -> int:
-    """Image by image, then means over images with their intervals."""
+    """Image by image, then all images together with intervals, then how honest the doubt is."""
     console.print(_images_table(report))
     if len(report.rows) > MANY:
-        console.print(f"... and {len(report.rows) - MANY} more; -o FILE writes every image", highlight=False)
-    measures = report.summary.measures
+        console.print(f"... and {len(report.rows) - MANY} more; -o FOLDER writes every image", highlight=False)
+    whole, quality = report.summary, report.quality
+    measures = whole.measures
     table = Table("IoU", "S", "95 % interval", "precision", "recall", "F1")
     for name in (name for name in measures if name.startswith("S@")):
-        limit, s = name.partition("@")[2], measures[name]
+        limit = name.partition("@")[2]
         others = (f"{measures[f'{letter}@{limit}'].mean:.3f}" for letter in ("P", "R", "F1"))
-        table.add_row(limit, f"{s.mean:.3f}", f"{s.low:.3f} to {s.high:.3f}", *others)
+        table.add_row(limit, *_in_cells(measures[name], whole.images), *others)
     console.print(table)
-    for name, value in ((name, value) for name, value in measures.items() if "@" not in name):
-        text = f"{name} {value.mean:.3f} ({value.low:.3f} to {value.high:.3f}), {MEASURES.get(name, name)}"
-        console.print(text, markup=False, highlight=False)
-    whole = report.summary
+    others_too = {**measures, **quality.coco, **quality.panoptic.per_image, **quality.splits.per_image}
+    for name in (name for name in MEASURES if name in others_too):
+        value, ends = _in_cells(others_too[name], whole.images)
+        console.print(f"{name} {value} ({ends}), {MEASURES[name]}".replace(" (-)", ""), markup=False, highlight=False)
+    if quality.honesty is not None:
+        console.print(_honesty_table(quality.honesty, report.proofreading, whole.images))
     counted = f"{whole.images} images, {whole.truth_count} true and {whole.found_count} found objects"
     console.print(counted, highlight=False)
     if options.output is not None:
-        console.print(f"every number is in {options.output}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"the report is in {options.output}", markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 
@@ -96,6 +108,36 @@ def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE
+
+
+def _honesty_table(honesty: Honesty, proofreading: Simulation | None, images: int) -> Table:
+    """What the probabilities are worth."""
+    table = Table("honesty", "value", "95 % interval", "at best")
+    for name, calibration in (("p_exists", honesty.existence), ("masks", honesty.mask)):
+        table.add_row(f"{name}: Brier score", *_in_cells(calibration.brier, images), "0")
+        table.add_row(f"{name}: calibration error", *_in_cells(calibration.ece, images), "0")
+    for name, value in honesty.at_threshold.items():
+        table.add_row(f"{name} at {honesty.threshold:.3g} nats", *_in_cells(value, images), "1")
+    risk, errors = honesty.ranking.risk, honesty.ranking.errors
+    best = f"{risk.aurc - risk.excess:.3f}", f"{1 - errors.errors / (2 * max(1, errors.objects)):.3f}"
+    table.add_row("risk over coverage (AURC)", *_in_cells(honesty.ranking.aurc, images), best[0])
+    table.add_row("errors found by doubt (random 0.5)", *_in_cells(honesty.ranking.area, images), best[1])
+    if proofreading is not None:
+        gain, largest = (proofreading.curves[order].gain for order in ("doubt", "ideal"))
+        table.add_row("proofreading by doubt (random 0)", *_in_cells(gain, images), f"{largest.mean:.3f}")
+    return table
+
+
+def _in_cells(value: Interval, images: int) -> tuple[str, str]:
+    """The value and its interval; a single image has none.
+
+    >>> from plurimask.metrics.bootstrap import Interval
+    >>> _in_cells(Interval(0.5, 0.25, 0.75), 3), _in_cells(Interval(0.5, 0.5, 0.5), 1)
+    (('0.500', '0.250 to 0.750'), ('0.500', '-'))
+    """
+    if math.isnan(value.mean):
+        return "-", "-"
+    return f"{value.mean:.3f}", f"{value.low:.3f} to {value.high:.3f}" if images > 1 else "-"
 
 
 def _images_table(report: Report) -> Table:
