@@ -168,7 +168,7 @@ def _objects(truth: Instances, chosen: Instances, doubts: Mapping[str, NDArray[A
     judged = outcomes(truth, chosen, min_iou=MIN_IOU)
     missed = truth.select(judged.missed)
     unknown = np.full(len(missed), np.nan)
-    centroids = np.concatenate([_centroids(chosen), _centroids(missed)])
+    centroids = np.concatenate([chosen.centroids, missed.centroids])
     return {
         "label": np.concatenate([doubts["label"], judged.missed + 1]),
         "area": np.concatenate([chosen.areas, missed.areas]),
@@ -178,12 +178,3 @@ def _objects(truth: Instances, chosen: Instances, doubts: Mapping[str, NDArray[A
         "iou": judged.iou,
         "kind": judged.kind,
     }
-
-
-def _centroids(objects: Instances) -> NDArray[np.float64]:
-    """``(N, D)``; NaN where an object has no pixel."""
-    places = np.full((len(objects), objects.ndim), np.nan)
-    for place, box, mask in zip(places, objects.boxes, objects.masks, strict=True):
-        if mask.any():
-            place[:] = box[0] + np.argwhere(mask).mean(axis=0)
-    return places

@@ -5,9 +5,8 @@ Does it lie where the outlines are wrong (:mod:`plurimask.metrics.patch_uncertai
 (:mod:`plurimask.metrics.selective`)? What is kept of an image is small, so that many images can be gone through one
 after the other.
 
-Intervals are percentile bootstraps over images (95 %). **A measure of nothing is NaN**, and so are its ends. A resample
-of images in which there is nothing to measure counts 0 for the lower end and 1 for the upper one: all measures here lie
-in [0, 1], and so the interval is rather too wide.
+Intervals are percentile bootstraps over images (95 %). **A measure of nothing is NaN**, and so are its ends
+(:func:`plurimask.metrics.bootstrap.interval_of_share`: all measures here lie in [0, 1]).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from plurimask import uncertainty
 from plurimask.instances import Instances
-from plurimask.metrics.bootstrap import Interval, interval
+from plurimask.metrics.bootstrap import Interval, interval_of_share
 from plurimask.metrics.calibration import (
     Forecasts,
     Reliability,
@@ -136,9 +135,8 @@ def examine(truth: Instances, found: ProbabilisticInstances, counted: Instances)
     """
     parts = patches(truth, found, counted, min_iou=MIN_IOU)
     chosen = np.asarray(counted.features["hypothesis"], np.int64)
-    agreements = [uncertainty.agreement(found.counts[n], members=len(found.members[n])) for n in chosen]
-    existence = found.existence[chosen]
-    doubts = uncertainty.doubt(existence, np.array(agreements, np.float64), np.ones(len(chosen), np.bool_))
+    shown = np.ones(len(chosen), np.bool_)
+    doubts = uncertainty.doubt(found.existence[chosen], found.agreements[chosen], shown)
     return Examination(
         parts,
         existence_forecasts(truth, found.hypotheses(), min_iou=MIN_IOU),
@@ -186,7 +184,7 @@ def _calibration(
     sums = np.zeros((len(images), bins.max(initial=-1) + 1, 4))
     columns = [every.count, every.count * every.probability, every.hits, squares]
     np.add.at(sums, (image, bins), np.stack(columns, axis=-1))
-    brier, ece = (_interval(sums, statistic, seed=seed) for statistic in (_brier, _ece))
+    brier, ece = (interval_of_share(sums, statistic, seed=seed) for statistic in (_brier, _ece))
     return Calibration(reliability, brier, ece)
 
 
@@ -212,24 +210,6 @@ def _quotient(part: NDArray[np.float64], whole: NDArray[np.float64], empty: floa
     return np.where(whole > 0, part / np.maximum(1, whole), empty)
 
 
-def _interval(
-    values: NDArray[np.float64],
-    statistic: Callable[[NDArray[np.float64], float], NDArray[np.float64]],
-    *,
-    seed: int,
-    resamples: int = 10_000,
-) -> Interval:
-    """The statistic's second argument is what it gives where there is nothing to measure."""
-    value = float(statistic(values[None], math.nan)[0])
-    if math.isnan(value):
-        return Interval(value, math.nan, math.nan)
-
-    def drawn_again(empty: float) -> Interval:
-        return interval(values, statistic=lambda drawn: statistic(drawn, empty), resamples=resamples, seed=seed)
-
-    return Interval(value, drawn_again(0.0).low, drawn_again(1.0).high)
-
-
 def _ranking(images: Sequence[Examination], *, seed: int) -> Ranking:
     doubts, ious, wrong = ([getattr(image, name) for image in images] for name in ("doubt", "ious", "wrong"))
 
@@ -242,7 +222,7 @@ def _ranking(images: Sequence[Examination], *, seed: int) -> Ranking:
     errors = errors_found(np.concatenate(doubts), np.concatenate(wrong))
     return Ranking(
         _risk(doubts, ious, every),
-        _interval(every.astype(np.float64), aurc, seed=seed, resamples=_FEW),
+        interval_of_share(every, aurc, seed=seed, resamples=_FEW),
         errors,
         _area(doubts, wrong, errors, seed=seed),
     )

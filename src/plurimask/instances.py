@@ -59,6 +59,15 @@ class Instances:
         """``(N,)`` number of pixels of every object."""
         return np.array([np.count_nonzero(mask) for mask in self.masks], dtype=np.int64)
 
+    @cached_property
+    def centroids(self) -> NDArray[np.float64]:
+        """``(N, D)`` mean place of every object's pixels; NaN where it has none."""
+        places = np.full((len(self), self.ndim), np.nan)
+        for place, box, mask in zip(places, self.boxes, self.masks, strict=True):
+            if mask.any():
+                place[:] = np.argwhere(mask).mean(axis=0) + box[0]
+        return places
+
     @classmethod
     def empty(cls, shape: Sequence[int]) -> Instances:
         """No object in an image of this shape."""

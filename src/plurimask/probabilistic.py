@@ -93,6 +93,12 @@ class ProbabilisticInstances:
             row[[draw for draw, _ in pairs]] = True
         return table
 
+    @cached_property
+    def agreements(self) -> NDArray[np.float64]:
+        """``(N,)`` how alike the members of an object are (:func:`uncertainty.agreement`)."""
+        both = zip(self.counts, self.members, strict=True)
+        return np.array([uncertainty.agreement(counts, members=len(pairs)) for counts, pairs in both], np.float64)
+
     def probabilities(self, n: int) -> NDArray[np.float32]:
         """Crop in ``boxes[n]``: the probability that a pixel belongs to object n, count / draws."""
         return self.counts[n].astype(np.float32) / np.float32(self.draws)
@@ -216,16 +222,14 @@ class ProbabilisticInstances:
         label = np.where(chosen, np.cumsum(chosen), 0)
         parts = uncertainty.parts_of_wholes(self.conflicts, shared, every.areas)
         split, merge = uncertainty.split_and_merge(self.occurs, parts)
-        both = zip(self.counts, self.members, strict=True)
-        agreements = np.array([uncertainty.agreement(counts, members=len(pairs)) for counts, pairs in both], np.float64)
         entropies = [uncertainty.mean_entropy(counts, draws=self.draws) for counts in self.counts]
-        doubts = uncertainty.doubt(self.existence, agreements, chosen)
+        doubts = uncertainty.doubt(self.existence, self.agreements, chosen)
         return {
             "label": label,
             "area": every.areas,
             **_geometry(every),
             "p_exists": self.existence,
-            "agreement": agreements,
+            "agreement": self.agreements,
             "entropy": np.array(entropies, np.float64),
             "p_split": split,
             "p_merge": merge,
@@ -254,13 +258,11 @@ class ProbabilisticInstances:
 
 def _geometry(objects: Instances) -> dict[str, NDArray[Any]]:
     """Columns ``centroid-i`` and ``bbox-i``."""
-    centroids = np.full((len(objects), objects.ndim), np.nan)
     corners = objects.boxes.copy()
     for n, mask in enumerate(objects.masks):
         tight = bounding_box(mask)
         if tight is not None:
             corners[n] = tight + objects.boxes[n, 0]
-            centroids[n] = np.argwhere(mask).mean(axis=0) + objects.boxes[n, 0]
-    columns: dict[str, NDArray[Any]] = {f"centroid-{axis}": centroids[:, axis] for axis in range(objects.ndim)}
+    columns: dict[str, NDArray[Any]] = {f"centroid-{axis}": objects.centroids[:, axis] for axis in range(objects.ndim)}
     flat = corners.reshape(len(objects), 2 * objects.ndim)
     return columns | {f"bbox-{place}": flat[:, place] for place in range(2 * objects.ndim)}

@@ -5,6 +5,7 @@ The image is what is drawn again, not the object: objects of one image share its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,13 @@ def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
+def pooled_share(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(R, n, 2)`` parts and wholes of n images -> ``(R,)`` sum of parts / sum of wholes, 0 for 0 / 0."""
+    parts, wholes = np.moveaxis(counts.sum(axis=1), -1, 0)
+    quotients: NDArray[np.float64] = parts / np.maximum(1, wholes)
+    return quotients
+
+
 def interval(
     values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0, statistic: Statistic = mean
 ) -> Interval:
@@ -69,6 +77,36 @@ def interval(
     drawn = [statistic(rows[generator.integers(len(rows), size=(size, len(rows)))]) for size in sizes]
     low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(statistic(rows[None])[0]), float(low), float(high))
+
+
+def interval_of_share(
+    values: ArrayLike,
+    statistic: Callable[[NDArray[np.float64], float], NDArray[np.float64]],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """:func:`interval` of a quotient in [0, 1] that some resamples of images, or all, leave without a denominator.
+
+    Such a resample says nothing. It counts 0 for the lower end and 1 for the upper one, so that the interval is rather
+    too wide. Where the images themselves have no denominator, value and both ends are NaN.
+
+    statistic: as that of :func:`interval`; its second argument is what it gives for 0 / 0.
+
+    Raises:
+        ValueError: as :func:`interval`.
+    """
+    value = float(statistic(np.asarray(values, np.float64)[None], math.nan)[0])
+    if math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+
+    def drawn_again(empty: float) -> Interval:
+        return interval(
+            values, level=level, resamples=resamples, seed=seed, statistic=lambda drawn: statistic(drawn, empty)
+        )
+
+    return Interval(value, drawn_again(0.0).low, drawn_again(1.0).high)
 
 
 def paired_difference(

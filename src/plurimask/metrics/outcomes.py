@@ -24,11 +24,11 @@ from scipy.sparse import csr_array
 
 from plurimask.instances import Instances
 from plurimask.metrics.matching import check_shapes, match_ious
+from plurimask.metrics.splits import pieces
 from plurimask.ops.overlap import intersections, iou
 
 KINDS = ("ok", "merge", "split", "low IoU", "false positive", "missed")
 
-_INSIDE, _COVERED = 0.5, 0.1  # of a piece, as in the module splits
 _LOW = 0.1
 
 
@@ -85,22 +85,12 @@ def _largest(ious: csr_array, *, axis: int) -> NDArray[np.float64]:
 
 def _in_parts(shared: csr_array, truth: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_]:
     """``(M,)`` whether a found object is one of several pieces of a true one. truth, found: areas."""
-    rows, columns = _pieces(shared, truth, found)
+    rows, columns = pieces(shared, truth, found)
     several = np.bincount(rows, minlength=len(truth)) > 1
     return np.isin(np.arange(len(found)), columns[several[rows]])
 
 
 def _joining(shared: csr_array, truth: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_]:
     """``(M,)`` whether several true objects are pieces of a found one. truth, found: areas."""
-    rows, _ = _pieces(shared.T.tocsr(), found, truth)
+    rows, _ = pieces(shared.T.tocsr(), found, truth)
     return np.asarray(np.bincount(rows, minlength=len(found)) > 1)
-
-
-def _pieces(
-    shared: csr_array, wholes: NDArray[np.int64], parts: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of the pairs (whole, part) of which the second is a piece of the first."""
-    rows = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
-    columns = shared.indices.astype(np.int64)
-    piece = (shared.data / parts[columns] > _INSIDE) & (shared.data / wholes[rows] >= _COVERED)
-    return rows[piece], columns[piece]

@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from plurimask import uncertainty
 from plurimask.instances import Instances, slices
-from plurimask.metrics.bootstrap import Interval, Statistic, interval
+from plurimask.metrics.bootstrap import Interval, interval_of_share
 from plurimask.metrics.matching import match
 from plurimask.probabilistic import ProbabilisticInstances
 
@@ -112,23 +113,14 @@ class PatchCurve:
     ) -> dict[str, Interval]:
         """Name in :data:`MEASURES` -> value at one of the curve's thresholds, with its bootstrap interval over images.
 
-        A resample of images may lack what a measure divides by though the data set has it; it then says nothing, and
-        counts as 0 for the lower end and as 1 for the upper one, so that the interval is rather too wide. Where the
-        data set lacks it, value and both ends are NaN.
+        Where images lack what a measure divides by: :func:`plurimask.metrics.bootstrap.interval_of_share`.
 
         Raises:
             ValueError: the curve was not computed at this threshold, or as :func:`bootstrap.interval`.
         """
         counts = self.counts[:, self._place(threshold)]
-        named = {}
-        for column, (name, value) in enumerate(self.at(threshold).items()):
-            low, high = (
-                interval(counts, level=level, resamples=resamples, seed=seed, statistic=_pooled(column, empty=empty))
-                for empty in (0.0, 1.0)
-            )
-            ends = (math.nan, math.nan) if math.isnan(value) else (low.low, high.high)
-            named[name] = Interval(value, *ends)
-        return named
+        draw = partial(interval_of_share, counts, level=level, resamples=resamples, seed=seed)
+        return {name: draw(partial(_pooled, column)) for column, name in enumerate(MEASURES)}
 
     def _values(self) -> NDArray[np.float64]:
         return _quotients(self.counts.sum(axis=0), empty=math.nan)
@@ -210,9 +202,9 @@ def _quotients(counts: NDArray[np.int64] | NDArray[np.float64], *, empty: float)
     return quotients
 
 
-def _pooled(column: int, *, empty: float) -> Statistic:
-    """``(R, n, 4)`` counts of n images -> ``(R,)`` one of Eqs. 6-8 over all of them."""
-    return lambda counts: _quotients(counts.sum(axis=1), empty=empty)[:, column]
+def _pooled(column: int, counts: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
+    """``(R, n, 4)`` counts of n images -> ``(R,)`` one of Eqs. 6-8 over all of them; ``empty`` for 0 / 0."""
+    return _quotients(counts.sum(axis=1), empty=empty)[:, column]
 
 
 def _window(boxes: NDArray[np.int64], shape: tuple[int, ...], size: int) -> NDArray[np.int64]:

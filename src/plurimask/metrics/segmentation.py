@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plurimask.instances import Instances
-from plurimask.metrics.bootstrap import Interval, interval
+from plurimask.metrics.bootstrap import Interval, interval, pooled_share
 from plurimask.metrics.matching import match_many
 
 THRESHOLDS: tuple[float, ...] = tuple(twentieths / 20 for twentieths in range(10, 20))
@@ -172,14 +172,7 @@ def summarise(scores: Sequence[Scores], *, level: float = 0.95, resamples: int =
     }
     counts = np.array([(image.close, image.truth_count) for image in scores], np.float64)
     if counts[:, 1].any():
-        measures["F1_0.8"] = interval(counts, level=level, resamples=resamples, seed=seed, statistic=_pooled)
+        measures["F1_0.8"] = interval(counts, level=level, resamples=resamples, seed=seed, statistic=pooled_share)
     truth_count = sum(image.truth_count for image in scores)
     found_count = sum(image.found_count for image in scores)
     return Summary(len(scores), measures, truth_count, found_count)
-
-
-def _pooled(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(R, n, 2)`` parts and wholes of n images -> ``(R,)`` sum of parts / sum of wholes."""
-    parts, wholes = np.moveaxis(counts.sum(axis=1), -1, 0)
-    quotients: NDArray[np.float64] = parts / np.maximum(1, wholes)
-    return quotients

@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from plurimask.instances import Instances
-from plurimask.metrics.bootstrap import Interval, interval
+from plurimask.metrics.bootstrap import Interval, interval, pooled_share
 from plurimask.metrics.matching import check_shapes
 from plurimask.ops.overlap import intersections
+
+INSIDE, COVERED = 0.5, 0.1
+"""The two shares of a piece."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class SplitSummary:
     per_image: dict[str, Interval]
 
 
-def splits(truth: Instances, found: Instances, *, inside: float = 0.5, covered: float = 0.1) -> Splits:
+def splits(truth: Instances, found: Instances, *, inside: float = INSIDE, covered: float = COVERED) -> Splits:
     """Count the split and the merged objects of one image.
 
     Raises:
@@ -117,15 +120,8 @@ def summarise(images: Sequence[Splits], *, level: float = 0.95, resamples: int =
         "merge_rate": [image.merge_rate for image in images],
     }
     draw = partial(interval, level=level, resamples=resamples, seed=seed)
-    pooled = {name: draw(values, statistic=_pooled) for name, values in counts.items()}
+    pooled = {name: draw(values, statistic=pooled_share) for name, values in counts.items()}
     return SplitSummary(len(images), pooled, {name: draw(values) for name, values in rates.items()})
-
-
-def _pooled(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(R, n, 2)`` parts and wholes of n images -> ``(R,)`` sum of parts / sum of wholes, 0 for 0 / 0."""
-    parts, wholes = np.moveaxis(counts.sum(axis=1), -1, 0)
-    quotients: NDArray[np.float64] = parts / np.maximum(1, wholes)
-    return quotients
 
 
 def _with_several_pieces(
@@ -137,6 +133,23 @@ def _with_several_pieces(
     covered: float,
 ) -> int:
     """How many rows of ``(n, m)`` shared pixels have at least two columns as pieces. areas: ``(n,)`` and ``(m,)``."""
+    rows, _ = pieces(shared, areas, piece_areas, inside=inside, covered=covered)
+    return int(np.count_nonzero(np.bincount(rows) > 1))
+
+
+def pieces(
+    shared: csr_array,
+    areas: NDArray[np.int64],
+    piece_areas: NDArray[np.int64],
+    *,
+    inside: float = INSIDE,
+    covered: float = COVERED,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the pairs of ``(n, m)`` shared pixels of which the column's object is a piece of the row's.
+
+    areas, piece_areas: ``(n,)`` and ``(m,)``, of whole objects.
+    """
     rows = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
-    piece = (shared.data / piece_areas[shared.indices] > inside) & (shared.data / areas[rows] >= covered)
-    return int(np.count_nonzero(np.bincount(rows[piece]) > 1))
+    columns = shared.indices.astype(np.int64)
+    piece = (shared.data / piece_areas[columns] > inside) & (shared.data / areas[rows] >= covered)
+    return rows[piece], columns[piece]

@@ -146,9 +146,7 @@ class Scene:
     @cached_property
     def doubts(self) -> NDArray[np.float64]:
         """``(N,)`` how wrong each hypothesis' being shown or not is expected to be."""
-        both = zip(self.doubtful.counts, self.doubtful.members, strict=True)
-        agreements = [uncertainty.agreement(counts, members=len(pairs)) for counts, pairs in both]
-        return uncertainty.doubt(self.doubtful.existence, np.array(agreements, np.float64), self.shown)
+        return uncertainty.doubt(self.doubtful.existence, self.doubtful.agreements, self.shown)
 
     @cached_property
     def patches(self) -> tuple[_Patches, ...]:
