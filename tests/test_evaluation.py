@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -18,8 +17,6 @@ from plurimask.instances import Instances
 from plurimask.metrics.segmentation import Scores
 from plurimask.pairing import Unpaired
 from plurimask.probabilistic import ProbabilisticInstances
-
-DATA = os.environ.get("PLURIMASK_DATA")
 
 
 def bars(*columns: int) -> NDArray[np.uint8]:
@@ -196,9 +193,8 @@ def test_a_mode_needs_probabilities(truth: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="PLURIMASK_DATA is not set")
-def test_worms_against_themselves_keep_their_overlaps() -> None:
-    folder = Path(DATA or "") / "bbbc010"
+def test_worms_against_themselves_keep_their_overlaps(real_data: Path) -> None:
+    folder = real_data / "bbbc010"
     report = evaluate(folder / "BBBC010_v1_foreground_eachworm", folder, split="report")
     assert report.summary.images == len(report.rows) > 0
     assert set(whole(report).values()) == {1.0}
@@ -210,9 +206,8 @@ def test_worms_against_themselves_keep_their_overlaps() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="PLURIMASK_DATA is not set")
-def test_nuclei_against_themselves() -> None:
-    folder = Path(DATA or "") / "dsb2018"
+def test_nuclei_against_themselves(real_data: Path) -> None:
+    folder = real_data / "dsb2018"
     report = evaluate(folder / "labels", folder, split="tune")
     assert report.summary.images == len(report.rows) > 0
     assert set(whole(report).values()) == {1.0}

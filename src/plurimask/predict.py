@@ -156,7 +156,7 @@ def ready(model: Model, *, device: Device, precision: Precision) -> Iterator[tor
     """The model on its device, in eval mode, under the wanted precision, without gradients; restored afterwards.
 
     NumPy's matrix products keep to one thread: with more, these go on waiting busily after every product and take torch
-    its cores, which made a segmentation on two cores 1.6 times slower.
+    its cores.
     """
     target = torch.device(pick_device(device))
     training = model.posterior.training
