@@ -1,9 +1,10 @@
 """How often images that a model does not know are found out, and how often images of the training kind are accused.
 
-    PLURIMASK_DATA=... python experiments/familiarity_shifts.py bbbc010 dsb2018 [--split tune]
+    PLURIMASK_DATA=... python experiments/familiarity_shifts.py bbbc010 dsb2018 [--models worms nuclei] [--split tune]
 
-Remembers the looks of a data set's fit images and scores the images of another part: as they are, changed, and those of
-the other data sets. Printed is the share above 1, which is called unlike. No network takes part.
+Remembers the looks of a data set's fit images, or takes what a model remembers, and scores the images of another part:
+as they are, changed, and those of the other data sets. Printed is the share above 1, which is called unlike. No network
+takes part.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from plurimask.data.normalise import Normalisation
 from plurimask.data.sources import open_source
 from plurimask.data.transforms import Augmentation
 from plurimask.familiarity import Familiarity, looks, training_looks
+from plurimask.model import load_model
 
 Image = NDArray[np.float32]
 
@@ -30,19 +32,25 @@ Image = NDArray[np.float32]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="names of data sets")
+    parser.add_argument("--models", nargs="+", help="one for each data set, in their order")
     parser.add_argument("--split", default="tune", choices=("tune", "report"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     asked = {data: read(data, options.split) for data in options.data}
-    for data in options.data:
-        known = Familiarity.fit(training_looks(read(data, "fit"), Normalisation(), Augmentation(), seed=options.seed))
-        print(f"{data}: remembered {len(known.references)} images of fit, asked {len(asked[data])} of {options.split}")
+    for data, model in zip(options.data, options.models or [None] * len(options.data), strict=True):
+        known = load_model(model).familiarity if model else remembered(read(data, "fit"), seed=options.seed)
+        images = f"{len(known.references)} images of {model or 'fit'}"
+        print(f"{data}: remembered {images}, asked {len(asked[data])} of {options.split}")
         generator = np.random.default_rng(options.seed)
         for name, change in SHIFTS.items():
             tell(known, name, [change(image, generator) for image in asked[data]])
         for other in options.data:
             if other != data:
                 tell(known, other, asked[other])
+
+
+def remembered(images: list[Image], *, seed: int) -> Familiarity:
+    return Familiarity.fit(training_looks(images, Normalisation(), Augmentation(), seed=seed))
 
 
 def read(data: str, split: str) -> list[Image]:

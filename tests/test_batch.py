@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
@@ -16,6 +17,7 @@ from plurimask.batch import plan, segment_files
 from plurimask.data.io import read_image
 from plurimask.instances import Instances
 from plurimask.model import Scale
+from plurimask.predict import Answer
 from plurimask.probabilistic import ProbabilisticInstances
 
 ENDINGS = (".plurimask.zarr", "_labels.tif", "_objects.csv", "_overview.png")
@@ -41,19 +43,20 @@ class Calls(list):
 
     def __init__(self):
         self.accident = {}
+        self.unlike, self.why = None, ""
 
-    def segment(self, image, model, **options):
+    def answer(self, image, model, **options):
         self.append((image, options))
         if len(self) in self.accident:
             raise self.accident[len(self)]
-        return bright(image, model, **options)
+        return Answer(bright(image, model, **options), self.unlike, self.why)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     calls = Calls()
-    monkeypatch.setattr(batch, "segment", calls.segment)
-    stand_in = SimpleNamespace(posterior=SimpleNamespace(stochastic=True), scale=Scale(1.0, 6.0))
+    monkeypatch.setattr(batch, "answer", calls.answer)
+    stand_in = SimpleNamespace(posterior=SimpleNamespace(distinct=None), scale=Scale(1.0, 6.0))
     monkeypatch.setattr(batch, "load_model", lambda model: stand_in)
     return calls
 
@@ -139,6 +142,37 @@ def test_an_image_without_objects_gives_an_empty_result(images, tmp_path, model,
     # Existence 7/8, all members alike: the expected intersection over union is 7/8.
     assert float(summary["a/1.tif"]["mean_doubt"]) == 1 / 8
     assert (summary["a/1.tif"]["objects_low"], summary["a/1.tif"]["objects_high"]) == ("0", "2")
+
+
+def test_every_unlike_image_is_told_once(images, tmp_path, model, calls, caplog):
+    calls.unlike, calls.why = 2.34567, "contrast inverted"
+    report = segment_files([images], tmp_path / "out", model=model)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" looks unlike the training images")[0] for line in lines] == list(report.segmented)
+    assert all("score 2.35;" in line and "contrast inverted" in line for line in lines)
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    summary = rows(tmp_path / "out" / "summary.csv")
+    assert list(summary[0]) == [
+        "image",
+        "objects",
+        "objects_low",
+        "objects_high",
+        "mean_doubt",
+        "unlike",
+        "seconds",
+        "problem",
+    ]
+    assert [row["unlike"] for row in summary] == ["2.346"] * 3
+    segment_files([images], tmp_path / "out", model=model)  # the scores stay
+    assert [row["unlike"] for row in rows(tmp_path / "out" / "summary.csv")] == ["2.346"] * 3
+
+
+@pytest.mark.parametrize(("score", "cell"), [(None, ""), (0.5, "0.5"), (1.0, "1")])
+def test_a_familiar_image_is_no_news(images, tmp_path, model, calls, caplog, score, cell):
+    calls.unlike = score
+    segment_files([images], tmp_path / "out", model=model)
+    assert caplog.records == []
+    assert [row["unlike"] for row in rows(tmp_path / "out" / "summary.csv")] == [cell] * 3
 
 
 def test_a_second_run_computes_nothing(images, tmp_path, model, calls):
@@ -229,6 +263,13 @@ def test_settings_that_suit_no_image_do_not_bind_the_folder(images, tmp_path, mo
     assert len(segment_files([images], tmp_path / "out", model=model).segmented) == 3
 
 
+def test_an_unusual_scale_is_told_once(images, tmp_path, model, calls):
+    with pytest.warns(UserWarning, match="rescaled 8-fold") as told:
+        segment_files([images], tmp_path / "out", model=model, pixel_size=8.0)
+    assert len(told) == 1
+    assert [options["zoom"] for _, options in calls] == [8] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -308,7 +349,7 @@ def wells(tmp_path):
 
 
 def with_channels(monkeypatch, *names):
-    stand_in = SimpleNamespace(posterior=SimpleNamespace(stochastic=True), scale=Scale(1.0, 6.0), channels=names)
+    stand_in = SimpleNamespace(posterior=SimpleNamespace(distinct=None), scale=Scale(1.0, 6.0), channels=names)
     monkeypatch.setattr(batch, "load_model", lambda model: stand_in)
 
 
@@ -426,7 +467,7 @@ def test_pixel_size_reaches_table_and_labels(tmp_path, model, calls):
     segment_files([path], tmp_path / "given", model=model, pixel_size=2.0)
     (row,) = rows(tmp_path / "given" / "scaled_objects.csv")
     assert float(row["area_um2"]) == 48 * 4
-    assert calls[-1][1]["pixel_size"] == 2.0
+    assert calls[-1][1]["zoom"] == 2.0  # the stand-in's pixels are 1 micrometre large
 
 
 def test_without_pixel_size_there_are_no_micrometres(images, tmp_path, model, calls):

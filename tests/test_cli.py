@@ -1,9 +1,11 @@
 """The command line: it parses, calls and prints, and does nothing else."""
 
+import dataclasses
 import inspect
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,16 +16,24 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
+from jsonargparse import Namespace
 
 import plurimask
-from plurimask import cli
+from plurimask import cli, words
 from plurimask.batch import BatchReport, Job
 from plurimask.cli import VERBS, Verb, build_parser, main
 from plurimask.data.io import read_image
-from plurimask.methods import METHODS
+from plurimask.data.normalise import Normalisation
+from plurimask.data.synthetic import blobs
+from plurimask.data.transforms import Augmentation
+from plurimask.familiarity import Familiarity, training_looks
+from plurimask.methods import METHODS, Embedding
+from plurimask.model import Model, describe, network_factory
 from plurimask.networks import BACKBONES, UNet
-from plurimask.posteriors import POSTERIORS
+from plurimask.posteriors import POSTERIORS, Deterministic
 from plurimask.protocols import Backbone, Method
 
 COMMON = {"help", "config", "print_config", "quiet", "debug"}
@@ -88,8 +98,8 @@ def calls(monkeypatch):
     CALLS.clear()
     FAILING.clear()
     functions = {"plurimask.batch:segment_files": segment_files, "plurimask.training:train": train}
-    original = cli._imported
-    monkeypatch.setattr(cli, "_imported", lambda place: functions.get(place) or original(place))
+    original = words.imported
+    monkeypatch.setattr(cli, "imported", lambda place: functions.get(place) or original(place))
     return CALLS
 
 
@@ -149,7 +159,7 @@ def test_errors_are_one_line_without_a_traceback(monkeypatch, capsys):
     def broken(path: str | None = None) -> dict[str, int]:
         raise ValueError("the image\nhas shape (3,)")
 
-    monkeypatch.setattr(cli, "_imported", lambda place: broken)
+    monkeypatch.setattr(cli, "imported", lambda place: broken)
     assert main(["info", "x"]) == 1
     assert capsys.readouterr().err == "plurimask: the image has shape (3,)\n"
     with pytest.raises(ValueError, match="has shape"):
@@ -160,7 +170,7 @@ def test_an_interruption_has_its_own_code(monkeypatch, capsys):
     def interrupted(path: str | None = None) -> dict[str, int]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_imported", lambda place: interrupted)
+    monkeypatch.setattr(cli, "imported", lambda place: interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "plurimask: interrupted\n"
 
@@ -172,11 +182,21 @@ def test_warnings_and_the_log_are_lines(monkeypatch, capsys):
         logging.getLogger("plurimask.inner").warning("look at %s", "this")
         return {"a": 1}
 
-    monkeypatch.setattr(cli, "_imported", lambda place: warned)
+    monkeypatch.setattr(cli, "imported", lambda place: warned)
     assert main(["info"]) == 0
     error = capsys.readouterr().err.splitlines()
     assert error == ["plurimask: warning: far from the training images", "plurimask: look at this"]
     assert logging.getLogger("plurimask").handlers == []
+
+
+def test_the_log_does_not_run_into_the_progress_bar(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with cli._messages(debug=False), cli.Bar(quiet=False).shown() as bar:
+        bar.progress.start()  # as after PATIENCE seconds
+        logging.getLogger("plurimask.inner").warning("a.tif looks odd")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "━" in shown
+    assert "plurimask: a.tif looks odd" in [line.strip() for line in re.split(r"[\r\n]+", shown)]
 
 
 @pytest.mark.parametrize("key", sorted(METHODS))
@@ -267,8 +287,8 @@ def test_a_list_without_values(calls, capsys):
 
 
 def test_the_options_that_are_lists():
-    functions = {name: cli._imported(verb.function) for name, verb in VERBS.items()}
-    lists = {name: cli._list_options(function) for name, function in functions.items()}
+    functions = {name: words.imported(verb.function) for name, verb in VERBS.items()}
+    lists = {name: words.list_options(function) for name, function in functions.items()}
     assert lists["evaluate"] == {"--thresholds": float}
     assert lists["train"] == {"--weights": float, "--channels": str, "--channel_files": str}
     assert lists["segment"] == {"--channel_files": str}
@@ -277,7 +297,7 @@ def test_the_options_that_are_lists():
 @pytest.mark.parametrize("name", sorted(VERBS))
 def test_options_are_the_arguments_of_the_function(name):
     verb = VERBS[name]
-    function = cli._imported(verb.function)
+    function = words.imported(verb.function)
     tops = {action.dest.partition(".")[0] for action in build_parser(name, verb)._actions}
     assert tops - COMMON == set(inspect.signature(function).parameters) - set(verb.hooks)
 
@@ -286,7 +306,7 @@ def test_options_are_the_arguments_of_the_function(name):
 def test_defaults_are_those_of_the_function(name):
     verb = VERBS[name]
     parser = build_parser(name, verb)
-    for argument, about in inspect.signature(cli._imported(verb.function)).parameters.items():
+    for argument, about in inspect.signature(words.imported(verb.function)).parameters.items():
         plain = about.default is None or isinstance(about.default, str | int | float)
         if argument not in verb.hooks and plain:
             assert str(parser.get_default(argument)) == str(about.default)
@@ -298,7 +318,7 @@ def test_a_flag_that_is_on_can_be_turned_off(monkeypatch):
     def function(path: str, *, smooth: bool = True, sharp: bool = False) -> None:
         seen.append((path, smooth, sharp))
 
-    monkeypatch.setattr(cli, "_imported", lambda place: function)
+    monkeypatch.setattr(cli, "imported", lambda place: function)
     verb = Verb("x:y", "", lambda outcome, options, console: 0, positional=("path",))
     monkeypatch.setitem(cli.VERBS, "info", verb)
     for options in ([], ["--no-smooth"], ["--smooth", "--sharp"]):
@@ -317,7 +337,7 @@ def test_other_peoples_chatter_is_left_out(monkeypatch, capsys):
 
     lines = logging.StreamHandler()
     chatty.addHandler(lines)
-    monkeypatch.setattr(cli, "_imported", lambda place: talk)
+    monkeypatch.setattr(cli, "imported", lambda place: talk)
     lines.setStream(sys.stderr)
     try:
         main(["info"])
@@ -361,6 +381,32 @@ def test_unknown_verbs(arguments, capsys):
     with pytest.raises(SystemExit) as ending:
         main(arguments)
     assert ending.value.code == 2
+
+
+def nuclei(seed):
+    return blobs((64, 64), count=6, seed=seed)[0]
+
+
+def test_an_unlike_image_is_one_line_under_its_name(tmp_path, capsys):
+    """From the network to the console, without a stand-in; two images that are equal are two lines."""
+    images = [Normalisation()(nuclei(seed)) for seed in range(8)]
+    known = Familiarity.fit(training_looks(images, Normalisation(), Augmentation(), seed=0))
+    method = Embedding(dimensions=4)
+    network = network_factory(describe(UNet(width=4, depth=2)), method)
+    Model(Deterministic(network), method, familiarity=known).save(tmp_path / "model")
+    image = nuclei(0)[0]
+    for name, written in {"a": image.max() - image, "b": image, "c": image.max() - image}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", written.astype(np.float32))
+    command = ["segment", str(tmp_path / "*.tif"), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "model")]
+    assert main(command) == 0
+    lines = filter(None, capsys.readouterr().err.splitlines())  # a progress bar that was shown leaves an empty line
+    assert [line.partition(" looks unlike the training images ")[0] for line in lines] == [
+        "plurimask: a.tif",
+        "plurimask: c.tif",
+    ]
+    assert all("contrast inverted" in line for line in lines)
+    assert main(command) == 0  # all are there already
+    assert capsys.readouterr().err == ""
 
 
 def test_synthetic_data_and_evaluation(tmp_path, capsys):
@@ -428,3 +474,14 @@ def test_the_help_needs_no_torch(module):
     )
     assert done.returncode == 0, done.stderr
     assert "segment" in done.stdout
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_chosen_method_has_its_own_defaults(name):
+    """Not those of the default method where fields have equal names."""
+    chosen = words.spelled_out(["folder", "-o", "model", "--method", name, "--method.min_size", "7"])
+    method = cli.parsed(build_parser("train", VERBS["train"]), chosen).method
+    own = {field.name: field.default for field in dataclasses.fields(METHODS[name])}
+    given = vars(method.init_args)
+    assert given.pop("min_size") == 7
+    assert {key: value for key, value in given.items() if not isinstance(value, Namespace)}.items() <= own.items()

@@ -106,8 +106,18 @@ def test_channels_follow_each_other():
 
 
 def test_a_volume_of_equal_planes_looks_like_a_plane():
-    plane = noise((1, 64, 64))
+    plane = noise((1, 44, 44))
     np.testing.assert_allclose(looks(np.repeat(plane[:, None], 32, axis=1)), looks(plane), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1024, 1024), (1, 520, 696), (1, 8, 256, 256)])
+def test_quartiles_and_medians_of_a_large_image(shape):
+    """They are those of some pixels, among which are all columns: here every eighth is brighter."""
+    image = noise(shape) + 0.2 * (np.arange(shape[-1]) % 8 == 0).astype(np.float32)
+    seen = looks(image)
+    np.testing.assert_allclose(seen[QUARTILES], np.quantile(image, [0.25, 0.5, 0.75]), atol=0.002)
+    detail = image - ndimage.gaussian_filter(image, (0, *(1,) * (len(shape) - 1)), truncate=3)
+    assert seen[BACKGROUND][0] == pytest.approx(np.log2(np.median(np.abs(detail))), abs=0.02)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 200), (2, 2, 5, 7)])
@@ -221,6 +231,33 @@ def test_it_comes_back_from_json():
     assert build(json.loads(json.dumps(describe(Familiarity()))), Familiarity) == Familiarity()
 
 
+def test_further_images_are_known_as_well():
+    examples = random_examples(9)
+    first = Familiarity.fit(examples[:6])
+    both = first.joined(examples[6:])
+    assert both == Familiarity.fit(examples)
+    assert first == Familiarity.fit(examples[:6])  # and itself is left alone
+    assert Familiarity().joined(examples) == Familiarity.fit(examples)
+    assert Familiarity().joined(examples[: FEWEST - 1]) == Familiarity()
+    assert len(Familiarity.fit(examples[:FEWEST]).joined(examples[FEWEST : FEWEST + 1]).references) == FEWEST + 1
+
+
+def test_an_image_that_is_known_already_counts_once():
+    examples = random_examples(9)
+    known = Familiarity.fit(examples[:6])
+    assert known.joined(examples) == Familiarity.fit(examples)
+    assert known.joined(examples[:6]) == known
+    varied_again = examples[:6].copy()
+    varied_again[:, 1:] += 0.25
+    assert known.joined(varied_again) == known
+
+
+@pytest.mark.parametrize("other", [random_examples(3, copies=1), random_examples(3, channels=2)])
+def test_looks_of_another_kind_cannot_be_joined(other):
+    with pytest.raises(ValueError, match="same shape"):
+        Familiarity.fit(random_examples(6)).joined(other)
+
+
 BROKEN = [
     np.zeros((6, LENGTH)),
     np.zeros((6, 3, LENGTH + 1)),
@@ -233,6 +270,8 @@ BROKEN = [
 def test_what_cannot_be_remembered_is_refused(examples):
     with pytest.raises(ValueError, match="cannot be remembered"):
         Familiarity.fit(examples)
+    with pytest.raises(ValueError, match="cannot be remembered"):
+        Familiarity.fit(random_examples(6)).joined(examples)
 
 
 def test_looks_of_other_channels_are_refused():

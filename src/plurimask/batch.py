@@ -12,13 +12,9 @@ and for the batch ``summary.csv`` (one row per image) and ``config.json`` (the s
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import logging
 import os
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,28 +23,21 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-import plurimask
-from plurimask.data.io import Image, list_images, natural, read_image
+from plurimask.data.io import Image, list_images, read_image
 from plurimask.data.samples import Split
 from plurimask.data.sources import open_source
 from plurimask.data.storage import load_attributes
-from plurimask.export.files import EVERYTHING, is_complete, path_of, strangers, write_result
-from plurimask.export.tables import write_rows
+from plurimask.export.files import EVERYTHING, is_complete, path_of, write_result
+from plurimask.ledger import Row, Settings, check_output, differences, fingerprint, write_config, write_summary
 from plurimask.model import Model, find_model, load_model
-from plurimask.predict import Device, Precision, pick_device, seeds_of, segment
-from plurimask.probabilistic import ProbabilisticInstances
+from plurimask.predict import Answer, Device, Precision, answer, pick_device, seeds_of
 from plurimask.rescale import training_zoom
 from plurimask.uncertainty import doubt
 
 log = logging.getLogger(__name__)
 
-SUMMARY, CONFIG = "summary.csv", "config.json"
-COLUMNS = ("image", "objects", "objects_low", "objects_high", "mean_doubt", "seconds", "problem")
-
 # What can be wrong with one image, memory included; anything else is a bug and ends the batch.
 PROBLEMS = (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError)
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,21 +57,6 @@ class Job:
     files: tuple[Path, ...]
     read: Callable[[], Image]
     hint: str = ""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the results of one folder have in common; ``weights`` is a fingerprint of the model's files."""
-
-    model: str
-    weights: str
-    draws: int
-    seed: int
-    pixel_size: float | None
-    diameter: float | None
-    axes: str | None
-    channel_files: Sequence[str] | None
-    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -163,16 +137,16 @@ def segment_files(
         raise ValueError("channel files belong to a data set; say which part of it is meant, as in --split report.")
     weights = fingerprint(find_model(model).glob("*.*"))
     settings = Settings(str(model), weights, draws, seed, pixel_size, diameter, axes, channel_files, precision)
-    check_output(output, settings, jobs=jobs, overwrite=overwrite)
+    check_output(output, settings, targets={job.name: job.target for job in jobs}, overwrite=overwrite)
     waiting = [job for job in jobs if overwrite or not is_complete(job.target)]
     rows = {job.name: _kept(job, settings) for job in jobs if job not in waiting}
     kept = tuple(name for name, row in rows.items() if "problem" not in row)
-    attempts = _attempts(waiting, settings, device=device, progress=progress)
+    attempts = _attempts(waiting, settings, output=output, device=device, progress=progress)
     try:
         for row in attempts:
             rows[row["image"]] = row
     finally:  # also where somebody pressed Ctrl-C
-        _write_summary(output, rows)
+        write_summary(output, rows)
     failed = {name: row["problem"] for name, row in rows.items() if "problem" in row}
     segmented = tuple(job.name for job in waiting if job.name not in failed)
     return BatchReport(output, segmented, kept, failed, tuple(rows[job.name] for job in jobs))
@@ -217,75 +191,9 @@ def plan_part(
     return [Job(one.name, output / one.name, one.files, one.image, source.channel_hint) for one in source]
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
-    """A short hash of what files hold, so that a new image or model is not taken for the old one of the same name."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def check_output(output: Path, settings: Settings, *, jobs: Sequence[Job], overwrite: bool) -> None:
-    """Refuses a folder in which results of several settings would meet, or in which something else would be lost.
-
-    Raises:
-        FileExistsError: the message says what differs, or what is in the way.
-    """
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is a file; results need a folder: give another name.")
-    there = _settings_there(output, jobs)
-    differences = [] if there is None else _differences(there, settings)
-    others = set(_summary_there(output)) - {job.name for job in jobs}
-    if differences and not overwrite:
-        raise FileExistsError(
-            f"{output} holds results of other settings ({'; '.join(differences)}); use the same ones to go on, another "
-            "folder, or --overwrite."
-        )
-    if differences and others:
-        raise FileExistsError(
-            f"{output} also holds results of {len(others)} other images ({min(others)}, ...) with other settings "
-            f"({'; '.join(differences)}); use another folder."
-        )
-    in_the_way = [path for job in jobs for path in strangers(job.target)]
-    if in_the_way and not overwrite:
-        raise FileExistsError(
-            f"{in_the_way[0]} exists, but is not part of a result of plurimask ({len(in_the_way)} such files in all); "
-            "use another folder, or --overwrite."
-        )
-
-
-def _settings_there(output: Path, jobs: Sequence[Job]) -> Mapping[str, Any] | None:
-    """The settings of the results in a folder, from its config or, where that is lost, from a result."""
-    config = output / CONFIG
-    if config.exists():
-        stored: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        if "settings" not in stored:
-            raise FileExistsError(f"{config} exists, but plurimask did not write it; use another folder.")
-        return dict(stored["settings"])
-    for job in jobs:
-        if path_of(job.target, EVERYTHING).exists():
-            return dict(load_attributes(path_of(job.target, EVERYTHING)).get("settings", {}))
-    return None
-
-
-def _differences(there: Mapping[str, Any], now: Settings) -> list[str]:
-    """What changed, in words; a model is its weights, wherever they lie.
-
-    >>> now = Settings("b", "x", 4, 0, None, None, None, ("w2",), "auto")
-    >>> _differences({"draws": 8, "model": "a", "weights": "x", "seed": 0, "channel_files": ["w2"]}, now)
-    ['draws: 8 there, 4 now', 'precision: None there, auto now']
-    """
-    values = json.loads(json.dumps(asdict(now)))  # as they come back from a file
-    different = {name: (there.get(name), value) for name, value in values.items() if there.get(name) != value}
-    if "weights" not in different:
-        different.pop("model", None)  # the same model by another path
-    elif "model" in different:
-        different.pop("weights")
-    return [f"{name}: {old} there, {new} now" for name, (old, new) in different.items()]
-
-
-def _attempts(waiting: Sequence[Job], settings: Settings, *, device: Device, progress: Progress) -> Iterator[Row]:
+def _attempts(
+    waiting: Sequence[Job], settings: Settings, *, output: Path, device: Device, progress: Progress
+) -> Iterator[Row]:
     """A row for every image as it is segmented. What suits no image is told here, once, before anything is written."""
     if not waiting:
         return iter(())
@@ -296,9 +204,9 @@ def _attempts(waiting: Sequence[Job], settings: Settings, *, device: Device, pro
     if hint and len(files) != len(model.channels):
         counts = f"{len(files)} in the images, {len(model.channels)} ({', '.join(model.channels)}) in the model"
         raise ValueError(f"the numbers of channels differ: {counts}. {hint}")
-    with warnings.catch_warnings(action="ignore"):  # of an unusual scale; the first image will tell
-        training_zoom(model.scale, pixel_size=settings.pixel_size, diameter=settings.diameter)
-    return (_attempt(job, model, settings, device=device) for job in progress(waiting))
+    zoom = training_zoom(model.scale, pixel_size=settings.pixel_size, diameter=settings.diameter)
+    attempt = partial(_attempt, model=model, settings=settings, zoom=zoom, output=output, device=device)
+    return (attempt(job) for job in progress(waiting))
 
 
 def _kept(job: Job, settings: Settings) -> Row:
@@ -307,78 +215,54 @@ def _kept(job: Job, settings: Settings) -> Row:
     if attributes.get("fingerprint") != fingerprint(job.files):
         return _problem(job, "not the image that this result was made from; use another folder or --overwrite")
     # A run with --overwrite may have been stopped before it came to this image.
-    if differences := _differences(attributes["settings"], settings):
-        return _problem(job, f"its result is one of other settings ({'; '.join(differences)}); use --overwrite")
+    if different := differences(attributes["settings"], settings):
+        return _problem(job, f"its result is one of other settings ({'; '.join(different)}); use --overwrite")
     return dict(attributes["row"])
 
 
-def _attempt(job: Job, model: Model, settings: Settings, *, device: Device) -> Row:
+def _attempt(job: Job, *, model: Model, settings: Settings, zoom: float, output: Path, device: Device) -> Row:
     """Segments one image and writes its files; what is wrong with the image becomes a row, too."""
     start = time.perf_counter()
     try:
         image = job.read()
-        result = segment(
+        answered = answer(
             image.data,
             model,
+            zoom=zoom,
             draws=settings.draws,
             seed=settings.seed,
-            pixel_size=settings.pixel_size,
-            diameter=settings.diameter,
             device=device,
             precision=settings.precision,
         )
-        row = {"image": job.name, **summarise(result), "seconds": round(time.perf_counter() - start, 3)}
+        result = answered.found
+        row = {"image": job.name, **summarise(answered), "seconds": round(time.perf_counter() - start, 3)}
         spacing = image.pixel_size if settings.pixel_size is None else (settings.pixel_size,) * result.ndim
         attributes = {"row": row, "fingerprint": fingerprint(job.files), "settings": asdict(settings)}
-        _write_config(job, settings)
+        write_config(output, settings)  # and not before: settings that suit no image shall not bind the folder
         write_result(job.target, result, image, spacing=spacing, attributes=attributes)
     except PROBLEMS as error:
         log.debug("%s", job.name, exc_info=True)
         return _problem(job, str(error).removeprefix(f"{job.files[0]}: ") or type(error).__name__)
+    if answered.warning:
+        log.warning("%s %s", job.name, answered.warning)
     return row
 
 
-def summarise(result: ProbabilisticInstances) -> dict[str, Any]:
-    """``objects``, the 95 % interval of their number over the draws, and the mean doubt of the chosen ones."""
+def summarise(answered: Answer) -> dict[str, Any]:
+    """``objects``, the 95 % interval of their number, the mean doubt of the chosen ones; how unlike the image looks."""
+    result = answered.found
     table = result.table()
     chosen = table["label"] > 0
-    doubts = doubt(table["p_exists"], table["agreement"], chosen)[chosen]
+    doubts = doubt(table["expected_iou"], chosen)[chosen]
     low, high = result.count_interval()
     mean = round(float(doubts.mean()), 6) if len(doubts) else None
-    return {"objects": int(chosen.sum()), "objects_low": low, "objects_high": high, "mean_doubt": mean}
+    unlike = None if answered.unlike is None else round(answered.unlike, 3)
+    counts = {"objects": int(chosen.sum()), "objects_low": low, "objects_high": high}
+    return {**counts, "mean_doubt": mean, "unlike": unlike}
 
 
 def _problem(job: Job, text: str) -> Row:
     return {"image": job.name, "problem": " ".join(text.split())}
-
-
-def _write_config(job: Job, settings: Settings) -> None:
-    """Not before the first image is segmented: settings that suit no image shall not bind the folder."""
-    output = job.target.parents[len(Path(job.name).parts) - 1]
-    text = json.dumps({"plurimask": plurimask.__version__, "settings": asdict(settings)}, indent=2) + "\n"
-    config = output / CONFIG
-    if not config.exists() or config.read_text(encoding="utf-8") != text:
-        output.mkdir(parents=True, exist_ok=True)
-        unfinished = output / f".{CONFIG}.part"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(config)
-
-
-def _summary_there(output: Path) -> dict[str, Row]:
-    path = output / SUMMARY
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["image"]: row for row in csv.DictReader(file)}
-
-
-def _write_summary(output: Path, rows: Mapping[str, Row]) -> None:
-    """The rows of this batch, and those of other images whose results are in the same folder."""
-    output.mkdir(parents=True, exist_ok=True)
-    every = {**_summary_there(output), **rows}
-    unfinished = output / f".{SUMMARY}.part"
-    write_rows(unfinished, [every[name] for name in sorted(every, key=natural)], COLUMNS)
-    unfinished.replace(output / SUMMARY)
 
 
 def _job(path: Path, name: Path, *, output: Path, axes: str | None) -> Job:

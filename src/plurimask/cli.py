@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import logging
 import re
 import sys
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from threading import Timer
-from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TextIO
 
 import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
@@ -31,6 +28,7 @@ import plurimask
 from plurimask.export.terminal import (
     DONE,
     FAILED,
+    LogLines,
     complain,
     show_batch,
     show_evaluation,
@@ -39,6 +37,7 @@ from plurimask.export.terminal import (
     show_names,
     show_tuning,
 )
+from plurimask.words import imported, list_options, spelled_out, with_lists
 
 if TYPE_CHECKING:
     from argparse import HelpFormatter
@@ -52,13 +51,6 @@ PATIENCE = 2.0  # seconds before a progress bar appears
 
 # Loggers of Lightning that tell at every start which devices there are, and what else one could install.
 CHATTY = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
-
-# Options that take a short key, and the dict of what it names.
-SHORT_KEYS = {
-    "--method": "plurimask.methods:METHODS",
-    "--backbone": "plurimask.networks:BACKBONES",
-    "--posterior": "plurimask.posteriors:POSTERIORS",
-}
 
 
 class Bar:
@@ -155,18 +147,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(name: str, rest: Sequence[str], *, quiet: bool = False) -> int:
     """Parse, call, print."""
     verb = VERBS[name]
-    function = _imported(verb.function)
+    function = imported(verb.function)
     parser = build_parser(name, verb)
-    options = parser.instantiate(parser.parse_args(_with_lists(_spelled_out(rest), _list_options(function))))
+    options = parser.instantiate(parsed(parser, with_lists(spelled_out(rest), list_options(function))))
     with Bar(quiet=quiet).shown() as bar:
         hooks = {argument: hook(bar) for argument, hook in verb.hooks.items()}
         outcome = function(**{key: options[key] for key in _arguments(function) if key not in hooks}, **hooks)
     return verb.show(outcome, options, Console(quiet=quiet))
 
 
+def parsed(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """What the words say; a class that is chosen has its own defaults.
+
+    jsonargparse gives it those that the default class has under equal names: ``--method semantic`` would get the
+    threshold of :class:`plurimask.methods.Embedding`. So the defaults are replaced by the chosen class, and the words
+    read again.
+    """
+    first = parser.parse_args(words)
+    for name, default in vars(parser.get_defaults()).items():
+        chosen = first.get(name)
+        both = isinstance(default, Namespace) and isinstance(chosen, Namespace) and "class_path" in default
+        if both and chosen.class_path != default.class_path:
+            parser.set_defaults({name: {"class_path": chosen.class_path}})
+    return parser.parse_args(words)
+
+
 def build_parser(name: str, verb: Verb) -> ArgumentParser:
     """The parser of one verb: its options are the arguments of its function, under their names, with their defaults."""
-    function = _imported(verb.function)
+    function = imported(verb.function)
     arguments = _arguments(function)
     text = docstring_parser.parse(inspect.getdoc(function) or "")
     helps = {about.arg_name: " ".join((about.description or "").split()) for about in text.params}
@@ -201,99 +209,6 @@ def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
 
 
-def _imported(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
-
-
-def _spelled_out(given: Sequence[str]) -> list[str]:
-    """Dashes within the names of options become underscores, short keys become class paths.
-
-    >>> _spelled_out(["--pixel-size", "0.5", "-q", "--no-progress"])
-    ['--pixel_size', '0.5', '-q', '--no_progress']
-    """
-    words: list[str] = []
-    for word in given:
-        if word.startswith("--"):
-            option, equals, value = word.partition("=")
-            option = "--" + option[2:].replace("-", "_")
-            words.append(option + equals + (_class_path(option, value) if equals else ""))
-        else:
-            words.append(_class_path(words[-1], word) if words else word)
-    return words
-
-
-def _class_path(option: str, value: str) -> str:
-    known = _imported(SHORT_KEYS[option]) if option in SHORT_KEYS else {}
-    for key, kind in known.items():
-        if value in (key, kind.__name__):
-            return f"{kind.__module__}.{kind.__qualname__}"
-    if known and value.isidentifier():
-        raise ArgumentError(None, f"{option} {value}: one of {', '.join(known)} is wanted, or a dotted class path")
-    return value
-
-
-def _list_options(function: Callable[..., Any]) -> dict[str, type]:
-    """The options that take several values, and the type of one of them."""
-    found = {}
-    for name, hint in get_type_hints(function).items():
-        for kind in (hint, *get_args(hint)):
-            if get_origin(kind) is Sequence and get_args(kind)[0] in (str, int, float):
-                found[f"--{name}"] = get_args(kind)[0]
-    return found
-
-
-def _with_lists(given: Sequence[str], lists: Mapping[str, type]) -> list[str]:
-    """However the values of a list were given (``0.5 0.75``, ``0.5,0.75`` or ``[0.5, 0.75]``), they become one word.
-
-    >>> _with_lists(["found", "--thresholds", "0.5", "0.75", "truth"], {"--thresholds": float})
-    ['found', '--thresholds=[0.5, 0.75]', 'truth']
-    >>> _with_lists(["--channels", "DAPI,GFP", "data"], {"--channels": str})
-    ['--channels=["DAPI", "GFP"]', 'data']
-    """
-    rest, words = deque(given), list[str]()
-    while rest:
-        word = rest.popleft()
-        option, equals, value = word.partition("=")
-        if option in lists:
-            values = [value] if equals else _taken(rest, lists[option])
-            word = _as_list(option, values, lists[option]) if values else word
-        words.append(word)
-    return words
-
-
-def _taken(rest: deque[str], kind: type) -> list[str]:
-    """The words in front that are values, up to one that is a list by itself, as ``0.5,0.75``; removes them."""
-    taken = list[str]()
-    while rest and not (taken and re.search(r",.|]", taken[-1])):
-        numbers = kind is not str and _are_numbers(rest[0])
-        if not numbers and (rest[0].startswith("-") or (taken and kind is not str)):
-            break
-        taken.append(rest.popleft())
-    return taken
-
-
-def _are_numbers(word: str) -> bool:
-    try:
-        for part in word.strip("[],").split(","):
-            float(part)
-    except ValueError:
-        return False
-    return True
-
-
-def _as_list(option: str, values: Sequence[str], kind: type) -> str:
-    text = ",".join(values)
-    if text == "null" or text.startswith(("['", '["')):  # YAML already
-        return f"{option}={text}"
-    parts = [part.strip() for part in text.strip("[] ").split(",")]
-    try:
-        return f"{option}={json.dumps([kind(part) for part in parts if part], allow_nan=False)}"
-    except ValueError:
-        shown = option.replace("_", "-")
-        raise ArgumentError(None, f"{shown} {text}: numbers are wanted, as in {shown} 0.5 0.75") from None
-
-
 def _verb_name(given: list[str]) -> tuple[str, list[str]]:
     """The verb ("segment", "data synthetic") and what follows it."""
     first = _choose("plurimask", given, {name.partition(" ")[0]: verb for name, verb in VERBS.items()})
@@ -320,8 +235,7 @@ def _choose(program: str, given: list[str], verbs: Mapping[str, Verb]) -> str:
 @contextmanager
 def _messages(*, debug: bool) -> Iterator[None]:
     """Warnings and the library's log as plain lines on stderr; what others say only where it is a warning."""
-    log, lines = logging.getLogger("plurimask"), logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("plurimask: %(message)s"))
+    log, lines = logging.getLogger("plurimask"), LogLines()
     levels = {name: logging.getLogger(name).level for name in (log.name, *CHATTY)}
     for name in levels:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)

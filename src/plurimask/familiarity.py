@@ -33,6 +33,7 @@ VARIATIONS = 2  # of every training image
 
 _RANGE = (-0.5, 2.0)  # of normalised intensities; without it a few hot pixels would be all the energy there is
 _FAINTEST = 0.0005  # weaker details are as good as none
+_SAMPLED = 2**16  # of more pixels, about so many tell the quartiles and medians, which take the longest
 _SMALLEST_PART = 0.5  # shortest sides of a variation, as a share of the image's
 _NEAREST = 3
 _USUAL = 0.95
@@ -66,6 +67,8 @@ def looks(image: NDArray[np.float32]) -> NDArray[np.float64]:
     * log2 of the root mean square of every octave, finest first: blur, noise and magnification,
     * log2 of the median absolute value of the finest ones: noise and blur where there are no objects.
 
+    A few per cent of the time that one draw of the network takes.
+
     Raises:
         ValueError: the image is empty or has values that are not finite.
     """
@@ -75,16 +78,21 @@ def looks(image: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _looks_of_channel(channel: NDArray[np.float32]) -> NDArray[np.float64]:
-    quartiles = np.quantile(channel, QUARTILES)
+    quartiles = np.quantile(_sample(channel), QUARTILES)
     energies, backgrounds = [], []
     for octave in range(OCTAVES):
         smooth = ndimage.gaussian_filter(channel, 1.0, truncate=3.0)
         detail = channel - smooth
         energies.append(np.sqrt(np.mean(detail**2, dtype=np.float64)))
         if octave < BACKGROUNDS:
-            backgrounds.append(np.median(np.abs(detail)))
+            backgrounds.append(np.median(np.abs(_sample(detail))))
         channel = smooth[(slice(None, None, 2),) * channel.ndim]
     return np.concatenate([quartiles, np.log2(np.hypot([*energies, *backgrounds], _FAINTEST))])
+
+
+def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels at equal distances; odd ones, so that they do not stand in a few columns of the usual widths."""
+    return values.ravel()[:: max(1, values.size // _SAMPLED) | 1]
 
 
 def training_looks(
@@ -141,15 +149,23 @@ class Familiarity:
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        values = np.asarray(examples, np.float64)
-        if values.ndim != 3 or not values.size or values.shape[2] % LENGTH or not np.isfinite(values).all():
-            raise ValueError(
-                f"looks of shape {values.shape} cannot be remembered; give finite numbers (images, copies, channels * "
-                f"{LENGTH}), as training_looks does."
-            )
+        values = _checked(examples)
         if len(values) < FEWEST:
             return cls()
-        return cls(tuple(tuple(tuple(copy) for copy in image) for image in values.round(3).tolist()))
+        return cls(tuple(tuple(tuple(copy) for copy in image) for image in values.tolist()))
+
+    def joined(self, examples: ArrayLike) -> Familiarity:
+        """What is known together with further :func:`training_looks`: of a model that is trained on.
+
+        An image that is remembered already counts once: twins would lie at distance 0 from each other, and any other
+        image seem unlike them.
+
+        Raises:
+            ValueError: as ``fit``, or the looks have another number of channels or of copies than those known.
+        """
+        known = {image[0] for image in self.references}
+        fresh = [image for image in _checked(examples) if tuple(image[0].tolist()) not in known]
+        return self.fit(np.stack([*map(np.array, self.references), *fresh])) if fresh else self
 
     def score(self, seen: NDArray[np.float64]) -> float | None:
         """How unlike the training images an image with these looks is; above 1 a warning is due. None: nothing known.
@@ -221,6 +237,17 @@ class Familiarity:
         apart = np.where(own[:, None] == own, np.inf, cdist(points, points))
         distances = np.sort(apart, axis=1)[:, :_NEAREST].mean(axis=1)
         return max(float(np.quantile(distances, _USUAL)), _LEAST_LIMIT)
+
+
+def _checked(examples: ArrayLike) -> NDArray[np.float64]:
+    """``(N, copies, C * LENGTH)`` looks of training images, with the decimals that are remembered."""
+    values = np.asarray(examples, np.float64)
+    if values.ndim != 3 or not values.size or values.shape[2] % LENGTH or not np.isfinite(values).all():
+        raise ValueError(
+            f"looks of shape {values.shape} cannot be remembered; give finite numbers (images, copies, channels * "
+            f"{LENGTH}), as training_looks does."
+        )
+    return values.round(3)
 
 
 def _inverted(seen: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save
 
 from plurimask.agglomerate import Agglomeration, CompleteLinkage
 from plurimask.data.normalise import Normalisation
+from plurimask.familiarity import Familiarity
 from plurimask.platt import Platt
 from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
 
@@ -45,7 +48,9 @@ class Model:
         normalisation: of intensities.
         agglomeration: of draws.
         calibration: of the existence that the draws agglomerate to; the identity until the model is tuned.
+        quality: of the expected IoU, existence * agreement; the identity until the model is tuned.
         scale: of the training images.
+        familiarity: what the training images look like; empty where nothing is known of them.
         channels: what the channels of an image mean, in order.
         window: largest side of a prediction window, in pixels.
         halo: how far a window sees beyond what it answers for, in pixels.
@@ -58,7 +63,9 @@ class Model:
     normalisation: Normalisation = field(default_factory=Normalisation)
     agglomeration: Agglomeration = field(default_factory=CompleteLinkage)
     calibration: Platt = field(default_factory=Platt)
+    quality: Platt = field(default_factory=Platt)
     scale: Scale = field(default_factory=Scale)
+    familiarity: Familiarity = field(default_factory=Familiarity)
     channels: tuple[str, ...] = ("intensity",)
     window: int = 768
     halo: int = 128
@@ -68,7 +75,7 @@ class Model:
     @property
     def backbone(self) -> Backbone:
         """The backbone of the (first) network."""
-        return next(part.backbone for part in self.posterior.modules() if isinstance(part, Network))
+        return self.posterior.backbone
 
     def save(self, folder: Path | str, *, half: bool = False) -> None:
         """Writes the folder; an existing model is replaced file by file, each by renaming.
@@ -81,7 +88,7 @@ class Model:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: _stored(value, half=half) for name, value in self.posterior.state_dict().items()}
         (folder / "weights.safetensors.part").write_bytes(save(weights))
-        text = json.dumps(self.describe(), indent=2, default=list)
+        text = _short(json.dumps(self.describe(), indent=2, default=list))
         (folder / "model.json.part").write_text(text + "\n", encoding="utf-8")
         for name in ("weights.safetensors", "model.json"):
             (folder / f"{name}.part").replace(folder / name)
@@ -100,8 +107,11 @@ PARTS: Mapping[str, type] = {
     "normalisation": Normalisation,
     "agglomeration": Agglomeration,
     "calibration": Platt,
+    "quality": Platt,
     "scale": Scale,
+    "familiarity": Familiarity,
 }
+LATER = ("calibration", "quality", "familiarity")  # parts that older models do not have
 PLAIN = ("channels", "window", "halo", "trained_on", "card")
 
 
@@ -123,10 +133,10 @@ def load_model(model: Path | str) -> Model:
     weights = {name: value.float() for name, value in load_file(folder / "weights.safetensors").items()}
     posterior.load_state_dict(weights)
     posterior.eval()
-    text.setdefault("calibration", describe(Platt()))  # models that were saved before there was one
-    parts = {
-        name: build(text[name], PARTS[name]) for name in ("normalisation", "agglomeration", "calibration", "scale")
-    }
+    for name in LATER:
+        text.setdefault(name, describe(PARTS[name]()))
+    others = ("normalisation", "agglomeration", "calibration", "quality", "scale", "familiarity")
+    parts = {name: build(text[name], PARTS[name]) for name in others}
     plain = {name: _tuples(text[name]) for name in PLAIN if name != "card"}
     return Model(posterior=posterior, method=method, **parts, **plain, card=text["card"])
 
@@ -160,12 +170,16 @@ def network_factory(backbone: Mapping[str, Any], method: Method) -> NetworkFacto
 def describe(thing: Any) -> dict[str, Any]:
     """Class path and the arguments that made a thing; every argument is kept under its own name.
 
+    A posterior that another one is made of (the member of an ensemble) is described in its place.
+
     >>> describe(Normalisation(low=2.0))["init_args"]
     {'low': 2.0, 'high': 99.8}
     """
     names = [name for name in inspect.signature(type(thing)).parameters if name != "network"]
     path = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    return {"class_path": path, "init_args": {name: getattr(thing, name) for name in names}}
+    settings = {name: getattr(thing, name) for name in names}
+    nested = {name: describe(value) for name, value in settings.items() if isinstance(value, Posterior)}
+    return {"class_path": path, "init_args": {**settings, **nested}}
 
 
 def build(description: Mapping[str, Any], kind: type, *arguments: Any) -> Any:
@@ -181,8 +195,32 @@ def build(description: Mapping[str, Any], kind: type, *arguments: Any) -> Any:
     made = getattr(importlib.import_module(module), name)
     if not (isinstance(made, type) and issubclass(made, kind)):
         raise ValueError(f"{description['class_path']} is no {kind.__name__}; the model's description is broken.")
-    settings = {key: _tuples(value) for key, value in description["init_args"].items()}
+    settings = {key: _setting(value, kind) for key, value in description["init_args"].items()}
     return made(*arguments, **settings)
+
+
+def _setting(value: Any, kind: type) -> Any:
+    """A description within one of the same kind becomes what makes the thing: it, too, wants its network first."""
+    nested = isinstance(value, Mapping) and "class_path" in value
+    return partial(build, value, kind) if nested else _tuples(value)
+
+
+def _short(text: str) -> str:
+    r"""JSON in which a list of numbers, or of lists of numbers, stands on one line.
+
+    >>> print(_short(json.dumps({"a": [[1, 2], [3, 4]], "b": "[ \n ]"}, indent=2)))
+    {
+      "a": [[1, 2], [3, 4]],
+      "b": "[ \n ]"
+    }
+    """
+    numbers = r"\[\n[^][{}\"]*\]"  # no string begins like that: its line breaks are escaped
+    lists = rf"\[(?:\s*{numbers},?)+\s*\]"
+    return re.sub(f"{lists}|{numbers}", _on_one_line, text)
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]")
 
 
 def _tuples(value: Any) -> Any:

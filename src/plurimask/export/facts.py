@@ -62,6 +62,7 @@ def _described(folder: Path) -> str:
 
 def _model(folder: Path) -> Facts:
     text = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    known = text.pop("familiarity", {"init_args": {"references": ()}})["init_args"]["references"]
     parts = {name: _brief(part) for name, part in text.items() if isinstance(part, dict) and "class_path" in part}
     rest = {name: value for name, value in text.items() if name not in (*parts, "card", "trained_on")}
     weights = folder / "weights.safetensors"
@@ -70,6 +71,7 @@ def _model(folder: Path) -> Facts:
         **parts,
         **rest,
         "trained on": f"{len(text.get('trained_on', ()))} images",
+        "familiarity": f"{sum(map(len, known))} reference looks of {len(known)} images" if known else "nothing known",
         "weights": f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing",
         **text.get("card", {}),
     }
