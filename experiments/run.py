@@ -19,6 +19,11 @@ DATA = {
     "worms": ("bbbc010", "synthetic"),
     "worms-deterministic": ("bbbc010", "synthetic"),
     "nuclei": ("dsb2018",),
+    "worms-patchperpix": ("bbbc010", "synthetic"),
+    "worms-contours": ("bbbc010", "synthetic"),
+    "nuclei-patchperpix": ("dsb2018",),
+    "nuclei-contours": ("dsb2018",),
+    "worms-two-channels": ("bbbc010",),
     "worms-plain": ("bbbc010",),
     "worms-semi-convolutional": ("bbbc010",),
 }

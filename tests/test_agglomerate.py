@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plurimask.agglomerate import CompleteLinkage, SequentialUnion
+from plurimask.agglomerate import CompleteLinkage, SequentialUnion, Suppression
 from plurimask.instances import Instances
 
 BOTH = [CompleteLinkage(), SequentialUnion()]
@@ -223,13 +223,13 @@ def test_3d():
     np.testing.assert_array_equal(found.best().to_labels(), labels)
 
 
-@pytest.mark.parametrize("agglomerate", BOTH)
+@pytest.mark.parametrize("agglomerate", [*BOTH, Suppression()])
 def test_errors(agglomerate):
     with pytest.raises(ValueError, match="0 draws"):
         agglomerate([])
     with pytest.raises(ValueError, match="256 draws"):
         agglomerate([strip(3)] * 256)
-    assert agglomerate([strip(3)] * 255).counts[0].max() == 255
+    assert agglomerate([strip(3)] * 255).draws == (1 if isinstance(agglomerate, Suppression) else 255)
     with pytest.raises(ValueError, match="shapes"):
         agglomerate([strip(3), strip(3, width=41)])
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -248,3 +248,76 @@ def test_values_to_try_tell_halves_apart(min_iou):
     assert all(0.5 < CompleteLinkage(value).min_iou < 1 for value in values)
     assert min_iou not in values
     assert SequentialUnion().tunable() == {}
+
+
+def scored(objects, *scores):
+    features = {"border": np.asarray(scores)[:, None, None] * np.ones((2, 2))}
+    return replace(objects, scores=np.asarray(scores, float), features=features)
+
+
+def test_the_best_of_all_draws_wins_by_hand():
+    # Two bars that overlap by 8 of 12 columns (IoU 2/3), and one that only the second network finds.
+    bars = [np.zeros((2, 40), int) for _ in range(2)]
+    bars[0][:, 0:10], bars[1][:, 2:12], bars[1][:, 20:25] = 1, 1, 2
+    first, second = scored(Instances.from_labels(bars[0]), 0.7), scored(Instances.from_labels(bars[1]), 0.9, 0.4)
+    for draws in ([first, second], [second, first]):
+        found = Suppression(0.6)(draws)
+        assert found.draws == 1 and len(found.conflicts) == 0
+        assert found.boxes[:, :, 1].tolist() == [[2, 12], [20, 25]]
+        assert found.existence.tolist() == [0.9, 0.4]
+        assert found.features["border"][:, 0, 0].tolist() == [0.9, 0.4]
+        assert [mask.all() for mask in found.threshold(0.75).masks] == [True, True]
+        assert sorted(len(pairs) for pairs in found.members) == [1, 1]
+    assert Suppression(0.67)([first, second]).existence.tolist() == [0.7, 0.9, 0.4]  # not above it: all stay
+    # A weaker one that only what is gone overlaps stays: it competes with what was kept.
+    chain = [np.zeros((1, 40), int) for _ in range(3)]
+    for number, bar in enumerate(chain):
+        bar[:, 4 * number : 4 * number + 10] = 1  # neighbours share 6 of 14
+    draws = [scored(Instances.from_labels(bar), score) for bar, score in zip(chain, (0.9, 0.8, 0.7), strict=True)]
+    assert Suppression(0.4)(draws).existence.tolist() == [0.9, 0.7]
+
+
+def test_objects_that_cross_survive_and_equal_ones_are_one(crossing_worms):
+    found = Suppression()([crossing_worms] * 3)
+    assert len(found) == 2 and found.existence.tolist() == [1, 1]
+    np.testing.assert_array_equal(found.to_masks(), crossing_worms.to_masks()[::-1])  # by position, from the top
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_suppression_by_trying_all_pairs(seed):
+    draws = noisy_draws(seed, draws=4)
+    every = sorted(
+        ((score, mask) for draw in draws for score, mask in zip(draw.scores, draw.to_masks(), strict=True)),
+        key=lambda pair: -pair[0],
+    )
+    kept = []
+    for score, mask in every:
+        if all(dense_iou(mask, better) <= 0.3 for _, better in kept):
+            kept.append((score, mask))
+    assert 0 < len(kept) < len(every), "test invalid"
+    found = Suppression(0.3)(draws)
+    assert sorted(found.existence) == sorted(score for score, _ in kept)
+    for mask, score in zip(found.hypotheses().to_masks(), found.existence, strict=True):
+        assert any(score == other and np.array_equal(mask, dense) for other, dense in kept)
+
+
+@given(order=st.permutations(range(6)))
+@settings(max_examples=20, deadline=None)
+def test_equal_scores_are_decided_by_geometry_not_by_the_order_of_draws(order):
+    draws = [replace(draw, scores=np.full(len(draw), 0.5)) for draw in noisy_draws(3)]
+    one, other = Suppression()(draws), Suppression()([draws[place] for place in order])
+    np.testing.assert_array_equal(one.hypotheses().to_masks(), other.hypotheses().to_masks())
+
+
+def test_nothing_to_suppress():
+    assert len(Suppression()([Instances.empty((3, 40))] * 2)) == 0
+    assert Suppression()([Instances.empty((3, 40)), scored(strip(8), 0.3)]).existence.tolist() == [0.3]
+
+
+def test_overlaps_out_of_range_and_values_to_try():
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="max_iou"):
+            Suppression(wrong)
+    for value in (0.1, Suppression().max_iou, 0.9):
+        values = Suppression(value).tunable()["max_iou"]
+        assert values and value not in values and all(0 < Suppression(other).max_iou < 1 for other in values)

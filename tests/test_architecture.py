@@ -16,15 +16,15 @@ WRITTEN = (".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cff", ".json", ".cf
 
 # A module may import from its own row and from the rows above it.
 LAYERS = (
-    ("instances", "selection", "uncertainty", "platt", "probabilistic"),
+    ("instances", "selection", "symmetry", "uncertainty", "platt", "probabilistic"),
     ("protocols",),
     ("ops",),
     ("metrics", "agglomerate", "networks", "windows"),
     ("methods", "posteriors", "data", "familiarity"),
     ("model", "testing"),
-    ("rescale", "predict", "decoding", "fitting", "training", "tuning"),
-    ("batch", "pairing", "assessment", "honesty", "evaluation", "large", "proofreading", "active", "export"),
-    ("cli", "__main__"),
+    ("rescale", "predict", "pixelwise", "decoding", "fitting", "training", "tuning"),
+    ("ledger", "batch", "pairing", "assessment", "honesty", "evaluation", "large", "proofreading", "active", "export"),
+    ("cli", "__main__", "words"),
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 

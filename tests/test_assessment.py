@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from plurimask.assessment import DOUBTS, assess, parse_mode, summarise
+from plurimask.assessment import DOUBTS, assess, parse_mode, summarise, tiles
 from plurimask.instances import Instances
-from plurimask.metrics import average_precision, panoptic, segmentation, splits
+from plurimask.metrics import average_precision, challenge, panoptic, partition, segmentation, splits
 from plurimask.probabilistic import ProbabilisticInstances
 
 
@@ -91,6 +91,54 @@ def test_a_set_with_its_intervals():
     assert {name.partition("@")[0] for name in quality.coco} == {"COCO_AP_constant"}
     expected = average_precision.coco_ap_constant([image.candidates for image in images], orders=20)
     assert quality.coco["COCO_AP_constant"].mean == pytest.approx(expected.measures()["COCO_AP_constant"])
+
+
+def test_the_challenge_counts_label_maps():
+    # Two discs side by side, clear of the frame, and one that overlaps the second and is less probable.
+    labels = np.zeros((12, 30), int)
+    labels[3:9, 3:9], labels[3:9, 12:18] = 1, 2
+    truth = Instances.from_labels(labels)
+    masks = [*truth.to_masks(), np.roll(truth.to_masks()[1], 3, axis=1)]
+    found = Instances.from_masks(masks, labels.shape)
+    found = Instances(found.boxes, found.masks, np.array([0.9, 0.8, 0.7]), found.shape)
+    image = assess(truth, found)
+    assert image.challenge == challenge.challenge_counts(truth, Instances.from_labels(found.to_labels()))
+    assert (image.challenge.tp, image.challenge.found_count) == (2, 3)
+    quality = summarise([image, assess(truth, truth), assess(truth, truth)])
+    assert quality.challenge.mean.mean == pytest.approx((4 / 5 + 2) / 3)
+    assert quality.challenge.median.mean == 1
+    assert quality.partition == {}
+
+
+def test_a_volume_has_no_challenge(touching_balls):
+    image = assess(touching_balls, touching_balls)
+    assert image.challenge is None
+    assert summarise([image]).challenge is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [(["aabb", "aabb"], True), (["aa..", "aa.."], True), (["a...", "aa.."], False), (["....", "...."], False)],
+)
+def test_what_tiles_an_image(lines, expected):
+    labels = np.array([[0 if letter == "." else ord(letter) for letter in line] for line in lines])
+    objects = Instances.from_labels(labels)
+    assert tiles(objects) is expected
+    slices = np.stack([np.ones_like(labels), labels])
+    assert tiles(Instances.from_labels(slices)) is expected  # of a volume every slice
+    whole = np.ones(labels.shape, bool)
+    assert not tiles(Instances.from_masks([whole, whole], labels.shape))
+
+
+def test_tiled_images_are_scored_as_partitions():
+    labels = np.repeat(np.repeat([[1, 2], [3, 3]], 6, axis=0), 6, axis=1)
+    halves = np.repeat(np.repeat([[1, 1], [3, 4]], 6, axis=0), 6, axis=1)
+    truth, found = Instances.from_labels(labels), Instances.from_labels(halves)
+    scores = partition.score_labels(labels, halves)
+    quality = summarise([assess(truth, found), assess(truth, truth)])
+    assert quality.partition["rRAND"].mean == pytest.approx((scores.rand.score + 1) / 2)
+    assert quality.partition["rINF"].mean == pytest.approx((scores.info.score + 1) / 2)
+    assert scores.rand.score < 1, "test invalid"
 
 
 def test_confidence_ranks_where_there_is_one():

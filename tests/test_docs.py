@@ -45,18 +45,38 @@ def test_links_to_headings_lead_somewhere(page):
             assert anchor in slugs
 
 
-def test_the_method_of_the_extending_page(monkeypatch):
-    method, test, *_ = blocks("extending.md")
-    run(method, "my_methods", monkeypatch)
-    page = run(test, "test_my_methods", monkeypatch)
-    complaint = re.search(r"^crossing worms: .*$", (ROOT / "docs/extending.md").read_text(), re.M).group()
-    with pytest.raises(AssertionError, match=re.escape(complaint)):
+def headed(title):
+    """The one block of the extending page that begins with this comment."""
+    (block,) = [block for block in blocks("extending.md") if block.startswith(f"# {title}\n")]
+    return block
+
+
+def complaint(case):
+    """What the extending page says that the check says."""
+    return re.search(rf"^{case}: .*$", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.M).group()
+
+
+def test_what_the_extending_page_quotes_is_there():
+    name = "# methods/semantic.py\n"
+    quotes = [block.removeprefix(name) for block in blocks("extending.md") if block.startswith(name)]
+    source = (ROOT / "src" / "plurimask" / "methods" / "semantic.py").read_text(encoding="utf-8")
+    assert len(quotes) > 2 and all(quote in source for quote in quotes)
+
+
+def test_the_methods_of_the_extending_page(monkeypatch):
+    page = run(headed("test_semantic.py"), "test_semantic", monkeypatch)
+    with pytest.raises(AssertionError, match=re.escape(complaint("touching blobs"))):
+        page.test_semantic()
+    page.check_method(page.Semantic(), page.UNet(width=4, depth=2), cases=["empty"])
+    run(headed("my_methods.py"), "my_methods", monkeypatch)
+    page = run(headed("test_my_methods.py"), "test_my_methods", monkeypatch)
+    with pytest.raises(AssertionError, match=re.escape(complaint("crossing worms"))):
         page.test_three_class()
-    page.check_method(page.ThreeClass(), page.UNet(width=4, depth=2), cases=("touching blobs", "empty"))
+    page.check_method(page.ThreeClass(), page.UNet(width=4, depth=2), cases=["touching blobs", "empty"])
 
 
 def test_the_posterior_of_the_extending_page(monkeypatch):
-    _, _, posterior, test, cross = blocks("extending.md")
+    posterior, test, cross = blocks("extending.md")[-3:]
     imports = (
         "from collections.abc import Iterator, Sequence\n"
         "import torch\nfrom torch import Tensor, nn\n"

@@ -12,6 +12,7 @@ import torch
 from plurimask.data.dataset import Crops, Example
 from plurimask.fitting import BEST, LATEST, Schedule, Training, fit
 from plurimask.methods import Embedding
+from plurimask.methods.embedding import EmbeddingHead
 from plurimask.model import Model, describe, network_factory
 from plurimask.networks import UNet
 from plurimask.posteriors import ConcreteDropout, Deterministic
@@ -128,6 +129,22 @@ def test_a_finished_run_is_not_trained_again(tmp_path, taken):
         assert torch.equal(first, second)
 
 
+def test_heads_are_prepared_once_before_a_run(tmp_path, monkeypatch, taken):
+    asked = []
+
+    def prepare(self, truths, *, steps, seed):
+        asked.append(([len(truth) for truth in truths], steps, seed, len(taken)))
+
+    monkeypatch.setattr(EmbeddingHead, "prepare", prepare)
+    taken.limit = 9
+    with pytest.raises(Killed):
+        run(tmp_path)
+    taken.limit = math.inf
+    run(tmp_path)  # resumed: what was prepared is in the checkpoint
+    counts = [len(example.truth) for example in examples()[:2]]
+    assert asked == [(counts, SHORT.steps, SHORT.seed, 0)]
+
+
 def test_the_best_look_is_kept_and_its_weights_are_averaged(tmp_path, monkeypatch):
     # S of the looks: 0.2, 0.6, 0.4. The second one is kept.
     marks = iter([0.2, 0.2, 0.6, 0.6, 0.4, 0.4])
@@ -195,6 +212,21 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert training._factor(500) == pytest.approx(0)
 
 
+def test_the_learning_rate_falls_by_steps_of_all_updates():
+    schedule = Schedule(steps=200, warmup=10, decay="steps", milestones=(0.25, 0.5), gamma=0.5)
+    factors = [Training(made(), schedule)._factor(step) for step in (0, 4, 9, 49, 50, 99, 100, 199, 500)]
+    np.testing.assert_allclose(factors, [0.1, 0.5, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25])
+    early = Training(made(), replace(schedule, warmup=100))
+    assert early._factor(50) == pytest.approx(0.51 * 0.5)  # as in U22, a milestone does not wait for the warm-up
+    assert Training(made(), replace(schedule, warmup=0))._factor(0) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"decay": "step"}, {"milestones": (0.5, 20)}])
+def test_a_schedule_that_cannot_be_meant_is_refused(wrong):
+    with pytest.raises(ValueError, match="shares of the updates"):
+        Schedule(**wrong)
+
+
 def test_rates_learn_at_their_own_speed():
     training = Training(made(partial(ConcreteDropout, rate_speed=20)), SHORT)
     optimiser = training.configure_optimizers()["optimizer"]
@@ -232,3 +264,16 @@ def test_workers_see_the_same_crops(tmp_path):
     other = run(tmp_path / "other", schedule=replace(SHORT, steps=2, workers=1))
     for first, second in zip(one.posterior.parameters(), other.posterior.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
+
+
+def test_the_annotator_of_the_schedule_is_that_of_the_crops(tmp_path, monkeypatch):
+    asked = {}
+
+    def stop(*_, **settings):
+        asked.update(settings)
+        raise Killed
+
+    monkeypatch.setattr("plurimask.fitting.Crops", stop)
+    with pytest.raises(Killed):
+        run(tmp_path, schedule=replace(SHORT, annotator=2))
+    assert asked["annotator"] == 2

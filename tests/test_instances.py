@@ -93,6 +93,44 @@ def test_shift_and_back_is_the_identity():
     np.testing.assert_array_equal(moved.shift((-5, -3), (20, 24)).to_masks(), masks)
 
 
+def with_outline(ndim=2):
+    """One object, its outline through the centres of two of its pixels, and a length for every side of its box."""
+    mask, low = np.ones((3,) * ndim, bool), np.arange(1, ndim + 1)
+    features = {
+        "contour": np.stack([low, low + 2])[None].astype(np.float32),
+        "border": np.arange(2.0 * ndim).reshape(1, 2, ndim),
+        "class": np.array([4]),
+    }
+    return Instances.from_crops([[low, low + 3]], [mask], (9, 8, 7)[:ndim], features=features)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_places_move_with_their_object_and_lengths_stay(ndim):
+    found = with_outline(ndim)
+    moved = found.shift([5, -1, 2][:ndim], (20,) * ndim)
+    assert moved.features["contour"][0, 0].tolist() == moved.boxes[0, 0].tolist() == [6, 1, 5][:ndim]
+    assert moved.features["contour"].dtype == np.float32
+    assert (moved.features["border"] == found.features["border"]).all() and moved.features["class"].tolist() == [4]
+    assert (found.features["contour"][0, 0] == found.boxes[0, 0]).all()  # the object that was asked stays as it is
+
+
+def test_a_cut_object_keeps_its_whole_contour():
+    # It starts at (1, 2); the part of the image starts at (2, 3), and ends before the object does.
+    cut = with_outline().crop([[2, 3], [4, 4]])
+    assert cut.boxes.tolist() == [[[0, 0], [2, 1]]]
+    assert cut.features["contour"].tolist() == [[[-1, -1], [1, 1]]]
+    assert len(with_outline().crop([[6, 6], [9, 8]]).features["contour"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "complaint"),
+    [("contour", (1, 5, 3), r"places \(N, ..., 2\)"), ("contour", (1,), "places"), ("border", (1, 4), "lengths")],
+)
+def test_places_and_lengths_have_as_many_axes_as_the_image(name, shape, complaint):
+    with pytest.raises(ValueError, match=f"feature '{name}' has shape .*{complaint}"):
+        Instances.from_crops([[[0, 0], [1, 1]]], [np.ones((1, 1), bool)], (4, 4), features={name: np.zeros(shape)})
+
+
 def test_select_by_indices_and_by_truth_values():
     objects = Instances.from_labels(np.array([[1, 2, 2, 3, 3, 3]]))
     assert objects.select([2, 0]).areas.tolist() == [3, 1]

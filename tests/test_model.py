@@ -12,6 +12,7 @@ import torch
 from plurimask import model as module
 from plurimask.agglomerate import SequentialUnion
 from plurimask.data.normalise import Normalisation
+from plurimask.familiarity import LENGTH, Familiarity
 from plurimask.methods import Embedding
 from plurimask.model import Model, Scale, build, describe, find_model, load_model, network_factory, shipped_models
 from plurimask.networks import UNet
@@ -29,11 +30,15 @@ def made(posterior=ConcreteDropout, ndim=2, **settings):
     return Model(posterior=posterior(network).eval(), method=METHOD, **settings)
 
 
+KNOWN = Familiarity.fit(np.random.default_rng(0).normal(size=(7, 3, LENGTH)))
+
 FULL = {
     "normalisation": Normalisation(low=3.0, high=99.0),
     "agglomeration": SequentialUnion(),
     "calibration": Platt(slope=0.75, offset=-0.125),
+    "quality": Platt(slope=1.5, offset=0.25),
     "scale": Scale(pixel_size=0.5, diameter=12.5),
+    "familiarity": KNOWN,
     "channels": ("DAPI",),
     "window": 256,
     "halo": 48,
@@ -54,7 +59,9 @@ def test_there_and_back(tmp_path, posterior, ndim):
         "normalisation",
         "agglomeration",
         "calibration",
+        "quality",
         "scale",
+        "familiarity",
         "channels",
         "window",
         "halo",
@@ -66,7 +73,8 @@ def test_there_and_back(tmp_path, posterior, ndim):
     for name, value in before.posterior.state_dict().items():
         assert torch.equal(after.posterior.state_dict()[name], value)
     image = np.random.default_rng(0).random((20,) * ndim)
-    one, other = (segment(image, model, draws=2).entropy_map() for model in (before, after))
+    with pytest.warns(UserWarning, match="unlike the training images"):
+        one, other = (segment(image, model, draws=2).entropy_map() for model in (before, after))
     np.testing.assert_array_equal(one, other)
     assert sorted(path.name for path in (tmp_path / "deep" / "folder").iterdir()) == [
         "model.json",
@@ -114,7 +122,18 @@ def test_a_newer_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "part", ["method", "posterior", "backbone", "normalisation", "agglomeration", "calibration", "scale"]
+    "part",
+    [
+        "method",
+        "posterior",
+        "backbone",
+        "normalisation",
+        "agglomeration",
+        "calibration",
+        "quality",
+        "scale",
+        "familiarity",
+    ],
 )
 def test_a_description_can_call_nothing_else(tmp_path, part, capfd):
     stranger = {"class_path": "subprocess.Popen", "init_args": {"args": ["echo", "got you"]}}
@@ -123,12 +142,27 @@ def test_a_description_can_call_nothing_else(tmp_path, part, capfd):
     assert "got you" not in capfd.readouterr().out
 
 
-def test_a_model_of_before_there_was_a_calibration(tmp_path):
-    made(calibration=Platt(slope=2.0)).save(tmp_path)
+@pytest.mark.parametrize(
+    ("part", "nothing"), [("calibration", Platt()), ("quality", Platt()), ("familiarity", Familiarity())]
+)
+def test_a_model_of_before_there_was_such_a_part(tmp_path, part, nothing):
+    made(**FULL).save(tmp_path)
     text = json.loads((tmp_path / "model.json").read_text())
-    del text["calibration"]
+    del text[part]
     (tmp_path / "model.json").write_text(json.dumps(text))
-    assert load_model(tmp_path).calibration == Platt()
+    assert getattr(load_model(tmp_path), part) == nothing != FULL[part]
+
+
+def test_a_training_image_is_a_line_of_the_file(tmp_path):
+    card = {"text": "[\n  1,\n  2 ]", "numbers": [[1, 2], [], ["a", 3]]}
+    before = made(**{**FULL, "card": card})
+    before.save(tmp_path)
+    text = (tmp_path / "model.json").read_text()
+    assert json.loads(text) == json.loads(json.dumps(before.describe(), default=list))
+    lines = text.splitlines()
+    assert len(lines) < 120
+    assert [len(json.loads(line.strip(" ,"))) for line in lines if line.strip().startswith("[[")][:7] == [3] * 7
+    assert '"class_weights": [1.0, 2.0, 3.0],' in text
 
 
 def test_a_class_that_is_not_installed_is_named(tmp_path):
@@ -185,4 +219,7 @@ def test_every_network_of_a_factory_is_a_new_one():
 
 @pytest.mark.parametrize("name", shipped_models())
 def test_shipped_models_can_be_loaded(name):
-    assert load_model(name).card
+    model = load_model(name)
+    assert model.card
+    assert len(model.familiarity.references) > 50
+    assert (find_model(name) / "model.json").stat().st_size < 300_000

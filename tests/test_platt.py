@@ -139,3 +139,19 @@ def test_what_cannot_be_fitted_is_refused(probability, exists):
 def test_what_does_not_rise_is_refused(numbers):
     with pytest.raises(ValueError, match="calibrate nothing"):
         Platt(*numbers)
+
+
+def test_a_mean_is_fitted_as_an_event_would_be():
+    # Two predictions, each with a mean of what is observed there: two parameters meet both, but for the prior.
+    predicted = np.repeat([0.2, 0.9], 2000)
+    observed = np.concatenate([np.tile([0.0, 0.2], 1000), np.tile([0.5, 0.9], 1000)])
+    fitted = Platt.fit_mean(predicted, observed)
+    assert fitted([0.2, 0.9]) == pytest.approx([0.1, 0.7], abs=1e-3)
+    # Numbers that are 0 or 1 are an event, whose targets are not moved inwards.
+    slope = logit(0.7) - logit(0.1)
+    events = np.concatenate([np.arange(2000) < 200, np.arange(2000) < 1400])
+    assert Platt.fit_mean(predicted, events).slope == pytest.approx(slope / (logit(0.9) - logit(0.2)), abs=1e-2)
+    with pytest.raises(ValueError, match="is not a probability"):
+        Platt.fit_mean([0.5], [1.5])
+    with pytest.raises(ValueError, match="cannot be fitted"):
+        Platt.fit_mean([], [])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +10,22 @@ import torch
 from scipy import ndimage
 
 import plurimask
+from plurimask import predict
+from plurimask.data.io import read_image
+from plurimask.data.normalise import Normalisation
+from plurimask.data.sources import open_source
+from plurimask.data.transforms import Augmentation
+from plurimask.familiarity import Familiarity, looks, training_looks
 from plurimask.instances import Instances
-from plurimask.model import Model, Scale
+from plurimask.model import Model, Scale, load_model
 from plurimask.networks import UNet
 from plurimask.platt import Platt
 from plurimask.posteriors import ConcreteDropout, Deterministic
-from plurimask.predict import pick_device, seeds_of, segment, segment_draws, use_bfloat16, visit_outputs
+from plurimask.predict import answer, pick_device, seeds_of, segment, segment_draws, use_bfloat16, visit_outputs
 from plurimask.protocols import Head, Method, Network
 from plurimask.testing import matched_ious
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 STRIDE = 2  # of the coarsest level of the network below
 
 
@@ -274,6 +282,95 @@ def test_devices_and_precisions():
     assert use_bfloat16(torch.device("cpu"), "bfloat16")
     assert not use_bfloat16(torch.device("cpu"), "float32")
     assert use_bfloat16(torch.device("cpu"), "auto") in (True, False)
+
+
+def disks(seed):
+    return scene((80, 90), radius=8, count=12, seed=seed)[0]
+
+
+@pytest.fixture(scope="module")
+def knows_disks():
+    normalise = Normalisation()
+    images = [normalise(disks(seed)[None]) for seed in range(12)]
+    return Familiarity.fit(training_looks(images, normalise, Augmentation(), seed=0))
+
+
+def test_an_image_unlike_the_training_images_is_told(knows_disks):
+    knowing = model(familiarity=knows_disks)
+    familiar, inverted = disks(20), 1100 - disks(20)
+    with pytest.warns(UserWarning, match=r"the image looks unlike .*\(score \d+\.\d\d;.*: contrast inverted\.") as told:
+        found = segment(inverted, knowing)
+    assert told[0].filename == __file__
+    assert len(found) == len(segment(inverted, model()))  # it is told, and nothing else changes
+    segment(familiar, knowing)  # a warning would be an error
+    for image in (familiar, inverted):
+        answered = answer(image, knowing)
+        seen = looks(knowing.normalisation(image[None]))
+        assert answered.unlike == knows_disks.score(seen)
+        assert answered.why == (knows_disks.explain(seen) if answered.unlike > 1 else "")
+        assert bool(answered.warning) == (image is inverted)
+
+
+def test_an_image_is_compared_as_the_network_sees_it(knows_disks):
+    knowing = model(familiarity=knows_disks, scale=Scale(diameter=10.0))
+    large = ndimage.zoom(disks(20), 4, order=1)
+    with pytest.warns(UserWarning, match="magnified more"):
+        segment(large, knowing)
+    segment(large, knowing, diameter=40.0)
+
+
+def test_a_model_that_remembers_no_images_warns_of_none(monkeypatch):
+    monkeypatch.setattr(predict, "looks", lambda image: 1 / 0)
+    answered = answer(np.zeros((8, 8)), model())
+    assert (answered.unlike, answered.why, answered.warning) == (None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shipped"), [("nuclei.png", "nuclei"), ("worms.tif", "worms"), ("worms.tif", "worms-deterministic")]
+)
+def test_the_bundled_images_are_familiar(name, shipped):
+    known = load_model(shipped)
+    seen = known.normalisation(read_image(EXAMPLES / name).data)
+    assert known.familiarity.score(looks(seen)) < 0.8
+
+
+def blurred(image):
+    return ndimage.gaussian_filter(image.astype(np.float32), (0, 4, 4))
+
+
+def inverted(image):
+    return image.max() - image
+
+
+def magnified(image):
+    """The upper left quarter, twice as large."""
+    _, height, width = image.shape
+    return ndimage.zoom(image[:, : height // 2, : width // 2].astype(np.float32), (1, 2, 2), order=1)
+
+
+SPOILT = [(blurred, "less fine detail"), (inverted, "contrast inverted"), (magnified, "")]
+
+
+@pytest.mark.parametrize(
+    ("shipped", "data", "other"), [("worms-deterministic", "bbbc010", "dsb2018"), ("nuclei", "dsb2018", "bbbc010")]
+)
+def test_real_images_that_a_shipped_model_knows_or_not(real_data, shipped, data, other):
+    known = load_model(shipped)
+    image, stranger = (open_source(real_data / name, split="tune")[0].image().data for name in (data, other))
+    segment(image, known, draws=1)  # a warning would be an error
+    for change, words in SPOILT:
+        with pytest.warns(UserWarning, match=f"unlike the training images.*{words}"):
+            segment(change(image), known, draws=1)
+    with pytest.warns(UserWarning, match="unlike the training images"):
+        segment(stranger, known, draws=1)
+
+
+@pytest.mark.parametrize(("shipped", "data"), [("worms", "bbbc010"), ("nuclei", "dsb2018")])
+def test_real_images_of_the_kind_that_a_shipped_model_knows(real_data, shipped, data):
+    known = load_model(shipped)
+    images = [sample.image().data for sample in open_source(real_data / data, split="tune")[:20]]
+    scores = [known.familiarity.score(looks(known.normalisation(image))) for image in images]
+    assert np.mean(np.array(scores) > 1) <= 0.1
 
 
 def test_the_public_name_is_this_function():

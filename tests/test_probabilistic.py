@@ -111,6 +111,21 @@ def test_calibration_keeps_what_it_was(crossing_worms):
     np.testing.assert_array_equal(once.table()["p_exists"], once.existence)
 
 
+def test_the_expected_iou_is_calibrated_after_existence():
+    counts = np.zeros((4, 6), np.uint8)
+    counts[1, 1:5] = [1, 4, 4, 3]
+    raw = one(counts, draws=8, members=4, existence=0.5)
+    agreement = 11 / (12 + 4 * 3 - 11)
+    assert raw.expected_ious == pytest.approx([0.5 * agreement])
+    once = raw.calibrated(lambda p: p / 2, lambda p: p**2)
+    assert once.expected_ious == once.table()["expected_iou"] == pytest.approx([(0.25 * agreement) ** 2])
+    assert once.table()["review_order"].tolist() == [1]
+    again = once.calibrated(lambda p: p)  # what was calibrated before is forgotten
+    np.testing.assert_array_equal(again.expected_ious, raw.expected_ious)
+    nothing = one(np.zeros((4, 6), np.uint8), draws=8, members=0, existence=0.5)
+    assert np.isnan(nothing.calibrated(Platt(offset=1), Platt(offset=1)).expected_ious).all()
+
+
 def test_calibrated_probabilities_decide_what_is_there():
     seen, faint = np.zeros((4, 9), int), np.zeros((4, 9), int)
     seen[:, :4] = faint[:, :4] = 1
@@ -215,3 +230,26 @@ def test_what_does_not_fit_together_is_an_error():
 def test_counts_of_many_draws_do_not_overflow():
     found = one([[255, 128, 127]], draws=255)
     assert found.best().areas.tolist() == [2]
+
+
+def test_the_sides_of_a_box_have_a_column_each():
+    labels = np.array([[1, 0, 2]])
+    border = np.array([[[1.0, 4.0], [3.0, 2.0]], [[5.0, 8.0], [7.0, 6.0]]])  # clockwise from the top
+    draw = replace(Instances.from_labels(labels), features={"border": border})
+    table = CompleteLinkage()([draw, draw]).table()
+    named = {name: values.tolist() for name, values in table.items() if name.startswith("border")}
+    assert list(named) == ["border_top", "border_right", "border_bottom", "border_left"]
+    assert named == {
+        "border_top": [1, 5], "border_right": [2, 6], "border_bottom": [3, 7], "border_left": [4, 8]
+    }  # fmt: skip
+    assert not any(name.startswith("border") for name in drawn(labels).table())
+
+
+def test_a_volume_has_six_sides():
+    draw = replace(Instances.from_labels(np.ones((2, 3, 4), int)), features={"border": np.arange(6.0).reshape(1, 2, 3)})
+    table = CompleteLinkage()([draw]).table()
+    named = {name: values.tolist() for name, values in table.items() if name.startswith("border")}
+    assert named.pop("border_front") == [0] and named.pop("border_back") == [3]
+    assert named.pop("border_top") == [1] and named.pop("border_bottom") == [4]
+    assert named.pop("border_left") == [2] and named.pop("border_right") == [5]
+    assert not named

@@ -1,5 +1,7 @@
 """To the scale of the training images and back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,23 @@ def test_a_thin_object_does_not_vanish():
 def test_nothing_stays_nothing():
     assert rescale_result(result(np.zeros((4, 4), int)), (8, 8)).shape == (8, 8)
     assert len(rescale_result(result(np.zeros((4, 4), int)), (8, 8))) == 0
+
+
+def test_contours_and_borders_are_in_pixels_of_the_new_frame():
+    # A contour through the centres of the corner pixels of a block: half a pixel outside of it are the block's sides,
+    # and the sides of a pixel lie half a pixel beside its centre.
+    labels = np.zeros((6, 8), int)
+    labels[2:5, 1:5] = 1
+    corners = np.array([[[2, 1], [2, 4], [4, 4], [4, 1]]], np.float32)
+    border = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+    drawn = replace(Instances.from_labels(labels), features={"contour": corners, "border": border})
+    found = rescale_result(CompleteLinkage()([drawn]), (12, 24))  # twice as high, three times as wide
+    assert found.boxes.tolist() == [[[4, 3], [10, 15]]]
+    contour = found.features["contour"]
+    half = np.array([1.0, 1.5])  # an old pixel, in new ones
+    np.testing.assert_allclose(np.stack([contour.min(1) - half, contour.max(1) + half], 1), found.boxes - 0.5)
+    assert contour.dtype == np.float32
+    assert found.features["border"].tolist() == [[[2.0, 6.0], [6.0, 12.0]]]
+    back = rescale_result(found, (6, 8))
+    np.testing.assert_allclose(back.features["contour"], corners)
+    np.testing.assert_allclose(back.features["border"], border)

@@ -11,6 +11,8 @@ import torch
 
 from plurimask import training
 from plurimask.data.normalise import Normalisation
+from plurimask.data.sources import open_source
+from plurimask.familiarity import Familiarity, looks, training_looks
 from plurimask.fitting import LATEST, Schedule
 from plurimask.methods import Embedding
 from plurimask.model import load_model
@@ -107,6 +109,38 @@ def test_fine_tuning_starts_from_the_model_and_brings_its_settings(data, tmp_pat
     assert second.method == METHOD and second.normalisation == Normalisation(low=2.0)
     assert second.channels == ("light",)
     assert {name.split("/")[-1] for name in second.trained_on} == {"one", "two", "three", "four"}
+
+
+def seen_images(folder, normalise=Normalisation()):
+    return [normalise(sample.image().data) for sample in open_source(folder, split="fit")]
+
+
+def test_what_the_training_images_look_like_is_remembered(tmp_path):
+    data = write(tmp_path / "data", ("a", "b", "c", "d", "e"))
+    made = train([data], tmp_path / "out", **SMALL)
+    images = seen_images(data)
+    assert len(images) == 5
+    examples = training_looks(images, Normalisation(), SHORT.augmentation, seed=SHORT.seed)
+    assert made.familiarity == Familiarity.fit(examples) == load_model(tmp_path / "out").familiarity
+    assert "familiarity" not in json.loads((tmp_path / "out.run" / "settings.json").read_text())
+
+
+def test_of_few_training_images_nothing_is_known(data, tmp_path):
+    assert train([data], tmp_path / "out", **SMALL).familiarity == Familiarity()
+
+
+def test_a_fine_tuned_model_knows_the_images_of_both_trainings(tmp_path):
+    data = write(tmp_path / "data", ("a", "b", "c", "d", "e"))
+    again = {"init": tmp_path / "first", "schedule": SHORT, "progress": False}
+    normalise = Normalisation(low=2.0)
+    first = train([data], tmp_path / "first", **SMALL, normalisation=normalise).familiarity
+    assert train([data], tmp_path / "again", **again).familiarity == first
+    more = write(tmp_path / "more", tuple("abcdefg"))  # two are new
+    both = train([more], tmp_path / "second", **again).familiarity
+    assert both.references[:5] == first.references
+    assert [image[0] for image in both.references] == [
+        tuple(looks(image).round(3)) for image in seen_images(more, normalise)
+    ]
 
 
 def test_weights_share_the_crops_among_folders(data, tmp_path, monkeypatch):

@@ -181,6 +181,7 @@ def test_the_numbers_are_those_of_the_saved_model(data, tmp_path):
     report = tune(before, data, draws=4, output=tmp_path / "out", parameters={})
     after = load_model(tmp_path / "out")
     assert after.method == report.model.method and after.calibration == report.model.calibration != Platt()
+    assert after.quality == report.model.quality != Platt()
     for name, used in (("before", before), ("after", after)):
         values = []
         for row in report.rows:
@@ -211,6 +212,15 @@ def test_existence_is_calibrated_on_outcomes(tmp_path):
     brier = (8 * (1 - sure) ** 2 + (1 - dim) ** 2 + 3 * dim**2) / 12
     assert report.calibrated.brier == pytest.approx(brier, rel=1e-3) and brier < report.raw.brier
     assert report.calibrated.ece == pytest.approx((8 * (1 - sure) + 4 * abs(dim - 0.25)) / 12, rel=1e-3)
+    # All outlines agree, so that the expected IoU is the existence, and every object that is there fits.
+    assert report.raw.iou_error == pytest.approx(4 * 0.5 / 12)
+    assert report.raw.iou_ece == pytest.approx(report.raw.ece)
+    assert report.raw.above == {0.5: (8 / 12, 9 / 12), 0.75: (8 / 12, 9 / 12), 0.9: (8 / 12, 9 / 12)}
+    wanted = Platt.fit_mean(report.model.calibration(existence), exists)
+    assert (report.model.quality.slope, report.model.quality.offset) == pytest.approx(
+        (wanted.slope, wanted.offset), rel=1e-3
+    )
+    assert report.calibrated.iou_ece < report.raw.iou_ece
     # Less probable than not, dim squares are left out, also the one that is an object.
     one_wrong = BRIGHT / (BRIGHT + DIM)
     assert [row.uncalibrated for row in report.rows] == pytest.approx([1, one_wrong, one_wrong, one_wrong])
@@ -226,9 +236,10 @@ def test_a_calibrated_model_is_searched_as_if_it_were_not(data):
 
 def test_nothing_found_anywhere(data, tmp_path):
     report = tune(model(method=Squares(threshold=2.0)), data, draws=2, parameters={}, output=tmp_path / "out")
-    assert report.model.calibration == Platt()
-    assert np.isnan([report.raw.brier, report.calibrated.ece]).all()
-    assert json.loads((tmp_path / "out" / "tuning.json").read_text())["existence"]["raw"]["brier"] is None
+    assert report.model.calibration == report.model.quality == Platt()
+    assert np.isnan([report.raw.brier, report.calibrated.ece, report.raw.iou_error]).all()
+    written = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert written["existence"]["raw"]["brier"] is written["expected_iou"]["raw"]["error"] is None
 
 
 def test_two_folds_score_each_other(tmp_path):
@@ -241,7 +252,10 @@ def test_two_folds_score_each_other(tmp_path):
     assert (one.model.method, other.model.method) == (Squares(0.4), Squares(0.6))
     assert [row.name for row in report.rows] == ["tune/b", "report/d", "fit/a+", "report/c+"]
     assert [row.uncalibrated for row in report.rows] == pytest.approx([BRIGHT / (BRIGHT + DIM)] * 4)
-    assert report.protocol == "two-fold protocol of the papers: chosen on one half, scored on the other"
+    assert report.protocol.startswith("two-fold protocol of the papers: chosen on one half, scored on the other")
+    assert "chosen on the test set" in report.protocol
+    assert report.summary.measures["avS"].mean == pytest.approx(np.mean([row.after for row in report.rows]))
+    assert report.to_json()["measures"]["S@0.75"]["mean"] == report.summary.measures["S@0.75"].mean
     assert len(ASKED) == 4 * 4
     json.dumps(report.to_json(), allow_nan=False)
 

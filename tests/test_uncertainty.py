@@ -68,7 +68,7 @@ def test_a_larger_outline_of_one_object_is_neither():
 def test_doubt_is_the_expected_loss_and_unknown_comes_first():
     existence, agreements = np.array([1.0, 0.5, 0.25, 0.9]), np.array([0.9, 1.0, 0.8, np.nan])
     chosen = np.array([True, True, False, True])
-    doubts = uncertainty.doubt(existence, agreements, chosen)
+    doubts = uncertainty.doubt(existence * agreements, chosen)
     np.testing.assert_allclose(doubts, [0.1, 0.5, 0.2, np.inf])
     assert uncertainty.review_order(doubts, chosen).tolist() == [4, 2, 3, 1]
     assert uncertainty.review_order(np.zeros(0), np.zeros(0, bool)).size == 0

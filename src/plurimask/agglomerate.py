@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from plurimask.instances import Instances, concatenate, slices
@@ -41,12 +41,7 @@ class Agglomeration(ABC):
             ValueError: no draw, more than 255, or draws of images of different shapes.
             FloatingPointError: a score is not finite, so that no existence could be trusted.
         """
-        if not 1 <= len(draws) <= 255:
-            raise ValueError(f"{len(draws)} draws: counts are kept in 8 bits, so give 1 to 255.")
-        every = concatenate(draws)
-        if not np.isfinite(every.scores).all():
-            raise FloatingPointError("an object has a score that is not finite; look for NaN in the outputs.")
-        pool = _Pool.of(every, draws)
+        pool = _Pool.of(draws)
         groups = sorted(self.groups(pool), key=lambda group: sorted(pool.ranks[group].tolist()))
         return _summarise(pool, groups)
 
@@ -76,7 +71,12 @@ class _Pool:
     ranks: NDArray[np.int64]
 
     @classmethod
-    def of(cls, objects: Instances, draws: Sequence[Instances]) -> _Pool:
+    def of(cls, draws: Sequence[Instances]) -> _Pool:
+        if not 1 <= len(draws) <= 255:
+            raise ValueError(f"{len(draws)} draws: counts are kept in 8 bits, so give 1 to 255.")
+        objects = concatenate(draws)
+        if not np.isfinite(objects.scores).all():
+            raise FloatingPointError("an object has a score that is not finite; look for NaN in the outputs.")
         members = [(draw, index) for draw, found in enumerate(draws) for index in range(len(found))]
         keys = [
             (box, mask.tobytes(), score)
@@ -164,6 +164,60 @@ class CompleteLinkage(Agglomeration):
         groups = [group.tolist() for group, simple in zip(whole, agreed, strict=True) if simple]
         open_edges = ~agreed[component[rows]]
         return groups + _link(rows[open_edges], columns[open_edges], values[open_edges], pool.ranks)
+
+
+@dataclass(frozen=True)
+class Suppression(Agglomeration):
+    """The objects of all draws compete in one suppression, and the winners are *one* list: no agreement is counted.
+
+    As Upschulte et al. 2022 merge the proposals of several networks before one non-maximum suppression, but on masks,
+    so that it serves every method and objects that cross stay. In the order of falling scores (equal ones by position
+    and shape, never by the order of the draws) an object is kept unless it overlaps one that was kept.
+
+    The result is that of one draw, however many there were: existence is the object's own score, its mask the one with
+    that score, and nothing is in conflict. Its ``members`` count within what was kept. An object that a single network
+    invents weighs as much as one that all of them see; :class:`CompleteLinkage` tells these apart.
+
+    Attributes:
+        max_iou: the IoU above which the object of the lower score goes, in [0, 1] (U22: pi / 10, of boxes).
+    """
+
+    max_iou: float = math.pi / 10
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_iou <= 1:
+            raise ValueError(f"max_iou is {self.max_iou}; an intersection over union lies in [0, 1].")
+
+    def __call__(self, draws: Sequence[Instances]) -> ProbabilisticInstances:
+        """Objects of S draws of one image -> those that no better one overlaps.
+
+        Raises:
+            ValueError: no draw, more than 255, or draws of images of different shapes.
+            FloatingPointError: a score is not finite.
+        """
+        pool = _Pool.of(draws)
+        order = np.lexsort((pool.ranks, -pool.objects.scores))
+        kept = _unsuppressed(iou(pool.objects, pool.objects), order, max_iou=self.max_iou)
+        return super().__call__([pool.objects.select(kept)])
+
+    def groups(self, pool: _Pool) -> Groups:
+        return [[index] for index in range(len(pool.objects))]
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        """``max_iou``."""
+        near = (round(self.max_iou + step, 3) for step in (-0.2, -0.1, 0.1, 0.2, 0.3))
+        return {"max_iou": tuple(value for value in near if 0 < value < 1)}
+
+
+def _unsuppressed(ious: csr_array, order: NDArray[np.int64], *, max_iou: float) -> NDArray[np.int64]:
+    """Indices of what is kept, in this order. ious: ``(N, N)``, of all objects with each other."""
+    gone, kept = np.zeros(len(order), np.bool_), []
+    for index in order.tolist():
+        if not gone[index]:
+            kept.append(index)
+            row = slice(ious.indptr[index], ious.indptr[index + 1])
+            gone[ious.indices[row][ious.data[row] > max_iou]] = True
+    return np.array(kept, np.int64)
 
 
 def _link(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plurimask.data.samples import Sample
 from plurimask.instances import Instances, concatenate
-from plurimask.metrics.segmentation import score
+from plurimask.metrics.segmentation import Scores, score
 from plurimask.model import Model, describe
 from plurimask.predict import Device, Precision, checked, decoded, joined, ready, visit_outputs
 from plurimask.probabilistic import ProbabilisticInstances
@@ -124,7 +124,7 @@ class Bench:
     def __init__(self, images: Sequence[Seen], measure: str, *, device: Device, precision: Precision) -> None:
         self.images, self.measure = images, measure
         self.device, self.precision = device, precision
-        self._values: dict[str, NDArray[np.float64]] = {}
+        self._scores: dict[str, list[Scores]] = {}
         self._method, self._decoded = "", list[list[Instances]]()
 
     @property
@@ -134,12 +134,15 @@ class Bench:
 
     def values(self, model: Model) -> NDArray[np.float64]:
         """``(n,)``: the measure of ``best()`` in every image."""
+        return np.array([each.measures()[self.measure] for each in self.scores(model)], np.float64)
+
+    def scores(self, model: Model) -> list[Scores]:
+        """Hits and misses of ``best()`` in every image."""
         setting = _text(model, "method", "agglomeration", "calibration")
-        if setting not in self._values:
+        if setting not in self._scores:
             pairs = zip(self.images, self.found(model), strict=True)
-            scores = [score(image.truth, found.best()) for image, found in pairs]
-            self._values[setting] = np.array([each.measures()[self.measure] for each in scores], np.float64)
-        return self._values[setting]
+            self._scores[setting] = [score(image.truth, found.best()) for image, found in pairs]
+        return self._scores[setting]
 
     def found(self, model: Model) -> list[ProbabilisticInstances]:
         """The objects of every image."""

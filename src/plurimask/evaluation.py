@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from plurimask.assessment import Assessment, Found, Quality, assess, parse_mode, summarise
 from plurimask.data.io import Image
-from plurimask.data.samples import Split
+from plurimask.data.samples import Sample, Split
 from plurimask.data.sources import open_source
 from plurimask.data.truth import RESULT, Reader, truths
 from plurimask.export.report import check_free, write_report
@@ -22,7 +22,8 @@ from plurimask.instances import Instances
 from plurimask.metrics.segmentation import THRESHOLDS, Scores, Summary
 from plurimask.pairing import Unpaired, check_complete, listed, pair
 from plurimask.probabilistic import ProbabilisticInstances
-from plurimask.proofreading.simulate import Simulation, simulate
+from plurimask.proofreading.simulate import Review, Simulation, review
+from plurimask.proofreading.simulate import summarise as summarise_reviews
 
 # Whatever readers and comparisons of shapes say, it has to be told of which of many images.
 _PROBLEMS = (OSError, ValueError, ArithmeticError, KeyError, IndexError, TypeError)
@@ -142,21 +143,21 @@ def evaluate(
     """
     if output is not None:
         check_free(Path(output), overwrite=overwrite)  # complains before the work, not after it
-    choose = parse_mode(mode)
+    choose = lru_cache(maxsize=1)(parse_mode(mode))  # several measures of an image ask for its objects
     measured = tuple(thresholds) if thresholds is not None else THRESHOLDS
     candidates, single = _found(Path(found), mode), not _is_folder_of_many(Path(found))
     pairs, left_out = _pairs(candidates, Path(truth), single=single, split=split, names=names, subset=subset)
     measure = partial(assess, choose=choose, thresholds=measured, empty=empty)
-    rows, doubtful = list[Row](), list[tuple[ProbabilisticInstances, Instances]]()
+    rows, reviews = list[Row](), list[Review]()
     for one in pairs:
         row, true, objects = _measured(one, measure)
         rows.append(row)
         if simulation and isinstance(objects, ProbabilisticInstances):
-            doubtful.append((objects, true))
+            reviews.append(review(objects, true, choose(objects), empty=empty))
         if on_row is not None:
             on_row(rows[-1], len(pairs))
     quality = summarise([row.assessment for row in rows], seed=seed)
-    proofreading = simulate(doubtful, choose=choose, empty=empty, seed=seed) if doubtful else None
+    proofreading = summarise_reviews(reviews, seed=seed) if reviews else None
     settings: dict[str, Any] = {"found": str(found), "truth": str(truth), "mode": mode, "thresholds": list(measured)}
     settings |= {"split": split, "names": names and str(names), "subset": subset, "empty": empty}
     settings |= {"simulation": simulation, "seed": seed}
@@ -179,14 +180,16 @@ def _pairs(
 
     single: the found objects were given as one file.
     """
-    wanted, every = _truths(truth, split, names)
+    samples = _samples(truth)
+    every = truths(truth) if split is None else {sample.name: sample.truth for sample in samples}
+    wanted = _wanted(list(every) if split is None else _part(truth, split), names, truth)
     # One file against one truth needs no names: whoever gives them says that they belong together.
     alone = single and len(candidates) == len(every) == 1
     belongs = dict(zip(candidates, every, strict=True)) if alone else pair(candidates, every)
     found_names = {true: name for name, true in belongs.items()}
     kept = [name for name in wanted if name in found_names]
     check_complete(kept, wanted, subset=subset)
-    images = _images(truth)
+    images = {sample.name: sample.image for sample in samples}
     pairs = [
         Pair(name, found_names[name], every[name], candidates[found_names[name]], images.get(name)) for name in kept
     ]
@@ -194,21 +197,12 @@ def _pairs(
     return pairs, tuple(name for name, true in belongs.items() if true not in asked)
 
 
-def _truths(path: Path, split: Split | None, names: str | Path | None) -> tuple[list[str], dict[str, Reader]]:
-    """The names to evaluate, and all truths: found images are told from strangers by the latter."""
-    if split is None:
-        readers = truths(path)
-        wanted = list(readers)
-    else:
-        wanted = _part(path, split)
-        readers = {sample.name: sample.truth for sample in open_source(path)}
-    if names is None:
-        return wanted, readers
-    lines = Path(names).read_text(encoding="utf-8").split("\n")
-    asked = {line.strip() for line in lines if line.strip()}
-    if strangers := sorted(asked - set(wanted)):
-        raise Unpaired(f"{names} lists {listed(strangers)}, but {path} has no such truth.")
-    return [name for name in wanted if name in asked], readers
+def _samples(path: Path) -> Sequence[Sample]:
+    """Images with their truths; nothing where the truth comes without images."""
+    try:
+        return open_source(path)
+    except (ValueError, OSError):
+        return ()
 
 
 def _part(path: Path, split: Split) -> list[str]:
@@ -219,12 +213,15 @@ def _part(path: Path, split: Split) -> list[str]:
         raise ValueError(f"{why}: {error}") from error
 
 
-def _images(path: Path) -> dict[str, Callable[[], Image]]:
-    """Name -> a function that reads the image; nothing where the truth comes without images."""
-    try:
-        return {sample.name: sample.image for sample in open_source(path)}
-    except (ValueError, OSError):
-        return {}
+def _wanted(names: Sequence[str], listing: str | Path | None, truth: Path) -> list[str]:
+    """Those of the names that are listed in a file."""
+    if listing is None:
+        return list(names)
+    lines = Path(listing).read_text(encoding="utf-8").split("\n")
+    asked = {line.strip() for line in lines if line.strip()}
+    if strangers := sorted(asked - set(names)):
+        raise Unpaired(f"{listing} lists {listed(strangers)}, but {truth} has no such truth.")
+    return [name for name in names if name in asked]
 
 
 def _found(path: Path, mode: str) -> dict[str, Callable[[], Found]]:

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning
 import numpy as np
@@ -24,6 +25,7 @@ from plurimask.data.transforms import Augmentation
 from plurimask.metrics.segmentation import score
 from plurimask.model import Model
 from plurimask.predict import Device, pick_device, segment_draws, use_bfloat16
+from plurimask.protocols import Head
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,11 @@ class Schedule:
         steps: number of updates.
         batch: crops per update.
         crop: side of a crop in pixels.
-        learning_rate: of Adam, after the warm-up; falls to zero along a cosine.
+        learning_rate: of Adam, after the warm-up; falls as ``decay`` says.
         warmup: updates until the learning rate is reached.
+        decay: "cosine" falls to zero, "steps" by the factor ``gamma`` at every milestone (U22).
+        milestones: shares of ``steps``, of all updates (U22's code counts items instead, and never gets there).
+        gamma: factor at a milestone.
         clip: largest norm of the gradient.
         averaging: decay of the exponential moving average of the weights that is evaluated and kept; it begins
             after the warm-up, or at the first look at the tune images if that is earlier.
@@ -49,6 +54,8 @@ class Schedule:
         workers: processes that make crops.
         near_object: share of crops centred near an object.
         near_overlap: share of crops centred near an overlap.
+        annotator: whose truth is fitted, where images have several annotators: this one's (members of an ensemble may
+            have one each), or that of one drawn for every crop if None.
         augmentation: what may happen to a crop.
         seed: of weights, crops and dropout.
     """
@@ -58,6 +65,9 @@ class Schedule:
     crop: int = 320
     learning_rate: float = 1e-3
     warmup: int = 300
+    decay: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+    gamma: float = 0.666
     clip: float = 5.0
     averaging: float = 0.998
     check_every: int = 500
@@ -65,8 +75,16 @@ class Schedule:
     workers: int = 1
     near_object: float = 0.5
     near_overlap: float = 0.3
+    annotator: int | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decay not in ("cosine", "steps") or not all(0 <= share <= 1 for share in self.milestones):
+            raise ValueError(
+                f'decay is "cosine" or "steps", not {self.decay!r}, and milestones are shares of the updates between 0 '
+                f"and 1, not {self.milestones}."
+            )
 
 
 def fit(
@@ -108,11 +126,12 @@ def fit(
         near_object=schedule.near_object,
         near_overlap=schedule.near_overlap,
         weights=weights,
+        annotator=schedule.annotator,
     )
     loader = DataLoader(
         crops,
         batch_size=schedule.batch,
-        collate_fn=collate,
+        collate_fn=partial(collate, ragged=model.method.ragged),
         num_workers=schedule.workers,
         persistent_workers=schedule.workers > 0,
     )
@@ -123,6 +142,7 @@ def fit(
         if done:
             trainer.fit(training, loader, looks, ckpt_path=str(latest), weights_only=True)
         else:
+            _prepare(model, examples, schedule)
             trainer.fit(training, loader, looks)
     return _best(model, run)
 
@@ -172,10 +192,15 @@ class Training(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _factor(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero."""
-        if step < self.schedule.warmup:
-            return (step + 1) / self.schedule.warmup
-        share = (step - self.schedule.warmup) / max(1, self.schedule.steps - self.schedule.warmup)
+        """Linear warm-up; then half a cosine to zero, or steps, which fall in the warm-up, too."""
+        schedule = self.schedule
+        warm = min(1.0, (step + 1) / max(1, schedule.warmup))
+        if schedule.decay == "steps":
+            passed = sum(step >= share * schedule.steps for share in schedule.milestones)
+            return float(warm * schedule.gamma**passed)
+        if step < schedule.warmup:
+            return warm
+        share = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
         return float(0.5 * (1 + np.cos(np.pi * min(share, 1.0))))
 
 
@@ -192,6 +217,15 @@ class StepsBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "steps"
+
+
+def _prepare(model: Model, examples: Sequence[Example], schedule: Schedule) -> None:
+    """What heads learn from the truth alone, before there is a loss; a resumed run has it in its checkpoint."""
+    model.posterior.to(pick_device("auto"))
+    truths = [truth for example in examples for truth in (example.truth, *example.others)]
+    for part in model.posterior.modules():
+        if isinstance(part, Head):
+            part.prepare(truths, steps=schedule.steps, seed=schedule.seed)
 
 
 def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool) -> lightning.Trainer:

@@ -23,9 +23,11 @@ from plurimask.instances import Instances
 from plurimask.metrics.bootstrap import Interval, interval_of_share
 from plurimask.metrics.calibration import (
     Forecasts,
+    IouReliability,
     Reliability,
     equal_mass,
     existence_forecasts,
+    iou_reliability,
     mask_forecasts,
     pool,
 )
@@ -107,6 +109,19 @@ class Ranking:
 
 
 @dataclass(frozen=True, eq=False)
+class ExpectedIou:
+    """Expected against observed IoU of the evaluated objects.
+
+    Attributes:
+        reliability: in ten bins of equal mass, and above some thresholds.
+        error: mean of |expected - observed|.
+    """
+
+    reliability: IouReliability
+    error: Interval
+
+
+@dataclass(frozen=True, eq=False)
 class Honesty:
     """How honest a result is about its doubt, over a set of images.
 
@@ -117,6 +132,7 @@ class Honesty:
         existence: are the objects there as often as their probability says? Ten bins of equal mass.
         mask: does a pixel belong to the object as often as draws say so? One bin for every share of draws.
         ranking: do the doubtful objects turn out to be wrong?
+        expected_iou: do objects fit as well as they are expected to?
     """
 
     patches: PatchCurve
@@ -125,6 +141,7 @@ class Honesty:
     existence: Calibration
     mask: Calibration
     ranking: Ranking
+    expected_iou: ExpectedIou
 
 
 def examine(truth: Instances, found: ProbabilisticInstances, counted: Instances) -> Examination:
@@ -135,8 +152,7 @@ def examine(truth: Instances, found: ProbabilisticInstances, counted: Instances)
     """
     parts = patches(truth, found, counted, min_iou=MIN_IOU)
     chosen = np.asarray(counted.features["hypothesis"], np.int64)
-    shown = np.ones(len(chosen), np.bool_)
-    doubts = uncertainty.doubt(found.existence[chosen], found.agreements[chosen], shown)
+    doubts = uncertainty.doubt(found.expected_ious[chosen], np.ones(len(chosen), np.bool_))
     return Examination(
         parts,
         existence_forecasts(truth, found.hypotheses(), min_iou=MIN_IOU),
@@ -163,7 +179,23 @@ def summarise(images: Sequence[Examination], *, seed: int = 0) -> Honesty:
         _calibration(existence, pool(existence).by_mass(), _by_mass, seed=seed),
         _calibration(mask, pool(mask).by_value(), _by_value, seed=seed),
         _ranking(images, seed=seed),
+        _expected_iou(images, seed=seed),
     )
+
+
+def _expected_iou(images: Sequence[Examination], *, seed: int) -> ExpectedIou:
+    # The doubt of an object that is evaluated is 1 - its expected IoU; infinite where that is not known.
+    known = [np.isfinite(image.doubt) for image in images]
+    expected = [1 - image.doubt[kept] for image, kept in zip(images, known, strict=True)]
+    observed = [image.ious[kept] for image, kept in zip(images, known, strict=True)]
+    sums = [(np.abs(a - b).sum(), len(a)) for a, b in zip(expected, observed, strict=True)]
+    error = interval_of_share(sums, _mean_error, seed=seed)
+    return ExpectedIou(iou_reliability(np.concatenate(expected), np.concatenate(observed)), error)
+
+
+def _mean_error(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(R, n, 2)`` sums of errors and numbers of objects of n images -> ``(R,)``."""
+    return _quotient(*np.moveaxis(sums.sum(axis=1), -1, 0))
 
 
 def _calibration(
@@ -196,27 +228,26 @@ def _by_value(every: Forecasts) -> NDArray[np.intp]:
     return np.asarray(np.unique(every.probability, return_inverse=True)[1], np.intp)
 
 
-def _brier(sums: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
-    """``(R, n, B, 4)`` sums of n images -> ``(R,)``; ``empty`` where there is no forecast."""
-    return _quotient(sums[..., 3].sum(axis=(1, 2)), sums[..., 0].sum(axis=(1, 2)), empty)
+def _brier(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(R, n, B, 4)`` sums of n images -> ``(R,)``; NaN where there is no forecast."""
+    return _quotient(sums[..., 3].sum(axis=(1, 2)), sums[..., 0].sum(axis=(1, 2)))
 
 
-def _ece(sums: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
+def _ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     bins = sums.sum(axis=1)
-    return _quotient(np.abs(bins[..., 1] - bins[..., 2]).sum(axis=1), bins[..., 0].sum(axis=1), empty)
+    return _quotient(np.abs(bins[..., 1] - bins[..., 2]).sum(axis=1), bins[..., 0].sum(axis=1))
 
 
-def _quotient(part: NDArray[np.float64], whole: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
-    return np.where(whole > 0, part / np.maximum(1, whole), empty)
+def _quotient(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(whole > 0, part / np.maximum(1, whole), math.nan)
 
 
 def _ranking(images: Sequence[Examination], *, seed: int) -> Ranking:
     doubts, ious, wrong = ([getattr(image, name) for image in images] for name in ("doubt", "ious", "wrong"))
 
-    def aurc(drawn: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
-        """``(R, n)`` indices of images -> ``(R,)``."""
-        areas = [_risk(doubts, ious, indices).aurc for indices in drawn.astype(np.intp)]
-        return np.nan_to_num(areas, nan=empty)
+    def aurc(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``(R, n)`` indices of images -> ``(R,)``; NaN where there is no object."""
+        return np.array([_risk(doubts, ious, indices).aurc for indices in drawn.astype(np.intp)])
 
     every = np.arange(len(images))
     errors = errors_found(np.concatenate(doubts), np.concatenate(wrong))

@@ -6,7 +6,7 @@ few megabytes, and everything that asks "which objects meet?" looks at the boxes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 Mask = NDArray[np.bool_]
+Change = Callable[[NDArray[Any]], NDArray[Any]]
+
+PLACES = frozenset({"contour"})
+"""Features that hold places ``(N, ..., D)`` in the frame of the image, in pixels; 0 is the centre of the first one."""
+
+ENDS = frozenset({"border"})
+"""Features that hold lengths ``(N, 2, D)`` at the low and the high end of every axis, in pixels: laid out as boxes."""
 
 
 @dataclass(frozen=True, eq=False)  # equality of arrays has no single truth value: instances compare by identity
@@ -27,7 +34,9 @@ class Instances:
         masks: N boolean crops, the n-th of shape ``stop - start``.
         scores: ``(N,)`` float64 in [0, 1]; 1 for the truth.
         shape: shape of the image, ``(*spatial,)``.
-        features: name -> array with first axis N (class, contour, border sigma, patch score, ...).
+        features: name -> array with first axis N (class, patch score, ...). Those of :data:`PLACES` and :data:`ENDS`
+            (the points of a ``contour``, the standard deviations of the sides of a box in ``border``) go with their
+            objects into every other frame; an object that is cut there keeps its whole contour.
     """
 
     boxes: NDArray[np.int64]
@@ -46,6 +55,9 @@ class Instances:
         for name, values in self.features.items():
             if len(values) != count:
                 raise ValueError(f"feature {name!r} has {len(values)} rows for {count} objects; give each object one.")
+            if name in PLACES and values.shape[1:][-1:] != (ndim,) or name in ENDS and values.shape[1:] != (2, ndim):
+                wanted = f"places (N, ..., {ndim})" if name in PLACES else f"lengths (N, 2, {ndim})"
+                raise ValueError(f"feature {name!r} has shape {values.shape}; in {ndim}-D it holds {wanted}.")
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -136,7 +148,8 @@ class Instances:
     def to_labels(self) -> NDArray[np.int32]:
         """``(*spatial)`` int32: object n becomes n + 1; where objects overlap, the highest score owns the pixel.
 
-        Equal scores: the first object owns it.
+        Equal scores: the first object owns it. :func:`plurimask.ops.flatten.flatten` gives a shared pixel to the
+        nearest owner instead, whatever the scores, so that objects that overlap a little part in the middle.
         """
         labels = np.zeros(self.shape, np.int32)
         for index in np.argsort(-self.scores, kind="stable")[::-1]:
@@ -166,7 +179,9 @@ class Instances:
 
         Parts outside the new frame are cut off; objects wholly outside go.
         """
-        moved = replace(self, boxes=self.boxes + np.asarray(offset, np.int64), shape=tuple(shape))
+        step = np.asarray(offset, np.int64)
+        features = reframed(self.features, places=lambda points: points + step)
+        moved = replace(self, boxes=self.boxes + step, shape=tuple(shape), features=features)
         start, stop = np.zeros(moved.ndim, np.int64), np.asarray(shape, np.int64)
         if (moved.boxes[:, 0] >= start).all() and (moved.boxes[:, 1] <= stop).all():
             return moved
@@ -213,6 +228,19 @@ def concatenate(parts: Sequence[Instances]) -> Instances:
         parts[0].shape,
         {name: np.concatenate([part.features[name] for part in parts]) for name in sorted(names)},
     )
+
+
+def reframed(
+    features: Mapping[str, NDArray[Any]], *, places: Change, ends: Change | None = None
+) -> dict[str, NDArray[Any]]:
+    """Features as another frame has them: :data:`PLACES` and :data:`ENDS` changed, all others as they are.
+
+    Of floating-point numbers the type stays. ends: None where lengths do not change.
+    """
+    changes = dict.fromkeys(PLACES, places) | (dict.fromkeys(ENDS, ends) if ends else {})
+    changed = {name: np.asarray(changes[name](features[name])) for name in features.keys() & changes}
+    types = {name: np.result_type(features[name].dtype, np.float32) for name in changed}
+    return {**features, **{name: values.astype(types[name]) for name, values in changed.items()}}
 
 
 def slices(box: NDArray[np.int64]) -> tuple[slice, ...]:

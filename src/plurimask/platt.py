@@ -56,7 +56,7 @@ class Platt:
 
     @classmethod
     def fit(cls, probability: ArrayLike, exists: ArrayLike) -> Platt:
-        """The most probable slope and offset. probability: ``(n,)`` in [0, 1]; exists: ``(n,)`` bool.
+        """The most probable slope and offset for an event. probability: ``(n,)`` in [0, 1]; exists: ``(n,)`` bool.
 
         Minimises the cross-entropy with the targets of Platt 1999, section 2.2, (n1 + 1) / (n1 + 2) for the n1 objects
         that exist and 1 / (n0 + 2) for the n0 others, plus ((slope - 1)^2 + offset^2) / 2: a Gaussian prior about
@@ -68,15 +68,31 @@ class Platt:
         Raises:
             ValueError: there is no object, the two differ in shape, or a probability is not in [0, 1].
         """
-        logits, found = _logits(_probabilities(probability)), np.asarray(exists, np.bool_)
-        if logits.ndim != 1 or logits.shape != found.shape or not logits.size:
-            raise ValueError(
-                f"probabilities of shape {logits.shape} and outcomes of shape {found.shape} cannot be fitted; give one "
-                "of each for at least one object, (n,)."
-            )
+        found = np.asarray(exists, np.bool_)
         positives = np.count_nonzero(found)
         negatives = found.size - positives
-        targets = np.where(found, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        return cls._fitted(probability, np.where(found, (positives + 1) / (positives + 2), 1 / (negatives + 2)))
+
+    @classmethod
+    def fit_mean(cls, predicted: ArrayLike, observed: ArrayLike) -> Platt:
+        """The slope and offset for a number in [0, 1] instead of an event. predicted, observed: ``(n,)`` in [0, 1].
+
+        As :meth:`fit`, with what was observed as the targets (fractional logit, Papke and Wooldridge 1996): as with
+        squared errors, the best that can be said of a prediction is the mean of what is observed where it is made.
+
+        Raises:
+            ValueError: there is no object, the two differ in shape, or a number is not in [0, 1].
+        """
+        return cls._fitted(predicted, _probabilities(observed))
+
+    @classmethod
+    def _fitted(cls, probability: ArrayLike, targets: NDArray[np.float64]) -> Platt:
+        logits = _logits(_probabilities(probability))
+        if logits.ndim != 1 or logits.shape != targets.shape or not logits.size:
+            raise ValueError(
+                f"probabilities of shape {logits.shape} and outcomes of shape {targets.shape} cannot be fitted; give "
+                "one of each for at least one object, (n,)."
+            )
 
         def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             """Cross-entropy with the prior, and its gradient."""

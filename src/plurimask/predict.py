@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from plurimask.familiarity import looks
 from plurimask.instances import Instances, concatenate
 from plurimask.model import Model, load_model
 from plurimask.platt import Platt
@@ -25,7 +28,33 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 Visit = Callable[[Window, int, Outputs], None]
-"""What is done with the outputs of one draw (the place of its seed) in one window."""
+"""What is done with the outputs of one draw (the place of its seed) in one window, turned as the draw has seen it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says about an image.
+
+    Attributes:
+        found: its objects.
+        unlike: how unlike the training images the image looks, :meth:`plurimask.familiarity.Familiarity.score`; None
+            where the model remembers none of them.
+        why: what sets it apart, in words; empty up to a score of 1.
+    """
+
+    found: ProbabilisticInstances
+    unlike: float | None = None
+    why: str = ""
+
+    @property
+    def warning(self) -> str:
+        """What to tell of the image, to be put behind its name; empty where there is nothing to warn of."""
+        if self.unlike is None or self.unlike <= 1:
+            return ""
+        return (
+            f"looks unlike the training images (score {self.unlike:.2f}; of images like them 95 % stay below 1): "
+            f"{self.why}. What is found there can be confidently wrong."
+        )
 
 
 def segment(
@@ -39,7 +68,7 @@ def segment(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> ProbabilisticInstances:
-    """Finds the objects of an image, each with its probability.
+    """Finds the objects of an image, each with its probability; warns if the image looks unlike the training images.
 
     Args:
         image: ``(C, *spatial)`` or, for one channel, ``(*spatial)``; any numeric dtype.
@@ -55,11 +84,44 @@ def segment(
         ValueError: if the image does not fit the model (channels, axes, NaN) or draws is out of range.
     """
     model = model if isinstance(model, Model) else load_model(model)
-    image = checked(image, model)
     zoom = training_zoom(model.scale, pixel_size=pixel_size, diameter=diameter)
-    scaled = torch.from_numpy(model.normalisation(rescale_image(image, zoom)))
-    instances = segment_draws(scaled, model, seeds=seeds_of(model, draws, seed), device=device, precision=precision)
-    return rescale_result(joined(instances, model), image.shape[1:])
+    answered = answer(image, model, zoom=zoom, draws=draws, seed=seed, device=device, precision=precision)
+    if answered.warning:
+        warnings.warn(f"the image {answered.warning}", stacklevel=2)
+    return answered.found
+
+
+def answer(
+    image: NDArray[Any],
+    model: Model,
+    *,
+    zoom: float = 1.0,
+    draws: int = 8,
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> Answer:
+    """As :func:`segment`, but says in its answer whether the image looks unlike the training images.
+
+    zoom: how much larger the image must become to be at the model's scale, :func:`plurimask.rescale.training_zoom`.
+
+    Raises:
+        ValueError: as :func:`segment`.
+    """
+    image = checked(image, model)
+    seeds = seeds_of(model, draws, seed)
+    seen = model.normalisation(rescale_image(image, zoom))
+    instances = segment_draws(torch.from_numpy(seen), model, seeds=seeds, device=device, precision=precision)
+    return Answer(rescale_result(joined(instances, model), image.shape[1:]), *_unlike(seen, model))
+
+
+def _unlike(image: NDArray[np.float32], model: Model) -> tuple[float | None, str]:
+    """Score, and what to say of it. image: ``(C, *spatial)``, as the network sees it."""
+    if not model.familiarity.references:
+        return None, ""
+    seen = looks(image)
+    score = model.familiarity.score(seen)
+    return score, model.familiarity.explain(seen) if score is not None and score > 1 else ""
 
 
 def segment_draws(
@@ -95,21 +157,23 @@ def visit_outputs(
         context = model.posterior.context(batch)
         for window in windows:
             seen = part_of(batch, window.outer)
-            draws = zip(range(len(seeds)), model.posterior.draws(seen, seeds, context=context), strict=True)
-            for draw, outputs in draws:
-                visit(window, draw, outputs)
+            draws = zip(seeds, model.posterior.draws(seen, seeds, context=context), strict=True)
+            for draw, (seed, outputs) in enumerate(draws):
+                visit(window.turned(model.posterior.symmetry(seed)), draw, outputs)
 
 
 def decoded(outputs: Outputs, method: Method, *, window: Window, shape: Sequence[int]) -> Instances:
     """The objects that a window answers for, in the frame of an image ``(*spatial,)``, from one draw's outputs."""
-    found = method.decode(outputs)
+    found = window.cut(method.upright(method.decode(outputs), window.symmetry))
     return found.select(window.answers_for(found)).shift(window.outer[0], shape)
 
 
 def joined(draws: Sequence[Instances], model: Model) -> ProbabilisticInstances:
-    """The objects of several draws agglomerated, their existence calibrated where the model is."""
+    """The objects of several draws agglomerated, existence and expected IoU calibrated where the model is."""
     found = model.agglomeration(draws)
-    return found if model.calibration == Platt() else found.calibrated(model.calibration)
+    if model.calibration == model.quality == Platt():
+        return found
+    return found.calibrated(model.calibration, model.quality)
 
 
 def part_of(batch: Tensor, box: NDArray[np.int64]) -> Tensor:
@@ -129,7 +193,7 @@ def seeds_of(model: Model, draws: int, seed: int) -> range:
         raise ValueError(f"the seed must not be negative, but is {seed}.")
     if not 1 <= draws <= 255:
         raise ValueError(f"draws must lie between 1 and 255, not at {draws}.")
-    return range(seed, seed + (draws if model.posterior.stochastic else 1))
+    return range(seed, seed + min(draws, model.posterior.distinct or draws))
 
 
 def checked(image: NDArray[Any], model: Model) -> NDArray[Any]:

@@ -14,6 +14,11 @@ from plurimask import uncertainty
 from plurimask.instances import Instances, Mask, bounding_box, slices
 from plurimask.selection import most_probable
 
+Calibration = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+SIDES = {"top": (0, -2), "right": (1, -1), "bottom": (1, -2), "left": (0, -1), "front": (0, -3), "back": (1, -3)}
+"""Sides of a box: name -> (end, axis), as :data:`plurimask.instances.ENDS` has them."""
+
 
 @dataclass(frozen=True, eq=False)
 class ProbabilisticInstances:
@@ -28,7 +33,8 @@ class ProbabilisticInstances:
         members: for every object the ``(draw, index)`` pairs that it was made of, at most one a draw.
         conflicts: ``(M, 2)`` int64: pairs of objects that cannot both be true ("one object or two?").
         shape: shape of the image.
-        features: name -> array with first axis N. Where existence was calibrated, ``raw_existence`` is what it was.
+        features: name -> array with first axis N. Where existence was calibrated, ``raw_existence`` is what it was;
+            where the expected IoU was, ``expected_iou`` is what it became.
     """
 
     boxes: NDArray[np.int64]
@@ -76,14 +82,21 @@ class ProbabilisticInstances:
         raw: NDArray[np.float64] = self.features.get("raw_existence", self.existence)
         return raw
 
-    def calibrated(self, calibration: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> ProbabilisticInstances:
+    def calibrated(self, calibration: Calibration, quality: Calibration | None = None) -> ProbabilisticInstances:
         """With ``calibration(raw_existence)`` as existence; what was calibrated before is calibrated anew.
 
+        With ``quality(existence * agreements)`` as expected IoU, if it is given.
         :meth:`best` weighs the calibrated values against 1/2: "more likely there than not" is a statement about
         probabilities. Counts do not change, so :meth:`threshold` finds the same objects, with other scores.
         """
         raw = self.raw_existence
-        return replace(self, existence=calibration(raw), features={**self.features, "raw_existence": raw})
+        existence = calibration(raw)
+        features = {name: values for name, values in self.features.items() if name != "expected_iou"}
+        if quality is not None:
+            known = np.isfinite(self.agreements)
+            features["expected_iou"] = np.full(len(self), np.nan)
+            features["expected_iou"][known] = quality((existence * self.agreements)[known])
+        return replace(self, existence=existence, features={**features, "raw_existence": raw})
 
     @cached_property
     def occurs(self) -> NDArray[np.bool_]:
@@ -98,6 +111,15 @@ class ProbabilisticInstances:
         """``(N,)`` how alike the members of an object are (:func:`uncertainty.agreement`)."""
         both = zip(self.counts, self.members, strict=True)
         return np.array([uncertainty.agreement(counts, members=len(pairs)) for counts, pairs in both], np.float64)
+
+    @property
+    def expected_ious(self) -> NDArray[np.float64]:
+        """``(N,)`` expected intersection over union with the true object, 0 where there is none.
+
+        The product existence * agreement, or what a calibrated model makes of it; NaN without a pixel.
+        """
+        expected: NDArray[np.float64] = self.features.get("expected_iou", self.existence * self.agreements)
+        return expected
 
     def probabilities(self, n: int) -> NDArray[np.float32]:
         """Crop in ``boxes[n]``: the probability that a pixel belongs to object n, count / draws."""
@@ -209,13 +231,22 @@ class ProbabilisticInstances:
         * ``area``, ``centroid-0`` ..., ``bbox-0`` ... (starts, then stops), as scikit-image names them; of the majority
           mask. Without a pixel: area 0, centroid NaN, the box of the union.
         * ``p_exists``: existence, calibrated where the model is. ``agreement``: how alike the members are
-          (:func:`uncertainty.agreement`).
+          (:func:`uncertainty.agreement`). ``expected_iou``: with the true object (:attr:`expected_ious`).
         * ``entropy``: mean over the pixels, in nats. ``p_split``, ``p_merge``: share of the draws that see several
           objects here, or only a part of one (:func:`uncertainty.split_and_merge`).
         * ``alternative_of``: for a rejected hypothesis the label of the chosen one that it shares most pixels with of
           those it is in conflict with; 0 where there is none.
         * ``review_order``: 1 = look first (:func:`uncertainty.doubt`).
+        * ``border_top``, ``border_right``, ``border_bottom``, ``border_left``, where the method says so: the standard
+          deviation of this side of the box that it expects of its best scored member, calibrated where the model is.
+          It is what the network says of the image; the draws' doubt about the network is in the columns before.
         """
+        every = self.hypotheses()
+        label, *others = self.doubts().items()
+        return dict([label, ("area", every.areas), *_geometry(every).items(), *others])
+
+    def doubts(self) -> dict[str, NDArray[Any]]:
+        """:meth:`table` without areas and places."""
         every = self.hypotheses()
         shared = self._shared_pixels(every)
         chosen = self._chosen(every, shared)
@@ -223,19 +254,26 @@ class ProbabilisticInstances:
         parts = uncertainty.parts_of_wholes(self.conflicts, shared, every.areas)
         split, merge = uncertainty.split_and_merge(self.occurs, parts)
         entropies = [uncertainty.mean_entropy(counts, draws=self.draws) for counts in self.counts]
-        doubts = uncertainty.doubt(self.existence, self.agreements, chosen)
+        doubts = uncertainty.doubt(self.expected_ious, chosen)
         return {
             "label": label,
-            "area": every.areas,
-            **_geometry(every),
             "p_exists": self.existence,
             "agreement": self.agreements,
+            "expected_iou": self.expected_ious,
             "entropy": np.array(entropies, np.float64),
             "p_split": split,
             "p_merge": merge,
             "alternative_of": self._alternative_of(label, shared),
             "review_order": uncertainty.review_order(doubts, chosen),
+            **self._borders(),
         }
+
+    def _borders(self) -> dict[str, NDArray[Any]]:
+        """Columns ``border_SIDE``."""
+        if "border" not in self.features:
+            return {}
+        border, axes = self.features["border"], range(-self.ndim, 0)
+        return {f"border_{name}": border[:, end, axis] for name, (end, axis) in SIDES.items() if axis in axes}
 
     def _shared_pixels(self, every: Instances) -> NDArray[np.int64]:
         """``(M,)`` number of pixels that the two majority masks of every conflict share."""

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from plurimask.symmetry import IDENTITY, Symmetry
+
 if TYPE_CHECKING:
     from plurimask.instances import Instances
 
@@ -66,6 +68,7 @@ class Slot(nn.Module):
 class Backbone(ABC, nn.Module):
     """Turns an image into feature maps; knows no method and no posterior."""
 
+    in_channels: int  # of the image
     ndim: int
     channels: tuple[int, ...]  # decoder levels, finest first
     strides: tuple[int, ...]
@@ -87,7 +90,13 @@ class Backbone(ABC, nn.Module):
 
 
 class Head(ABC, nn.Module):
-    """What is learned on top of a backbone, and its loss."""
+    """What is learned on top of a backbone, and its loss.
+
+    Attributes:
+        method: whose head it is; a latent posterior asks it what to see of the truth.
+    """
+
+    method: Method
 
     @abstractmethod
     def forward(self, features: Features) -> Outputs:
@@ -104,14 +113,17 @@ class Head(ABC, nn.Module):
 class Method(ABC):
     """A way to turn pixels into objects: a frozen dataclass whose fields are its whole configuration.
 
-    ``exact_for`` names the toy cases for which ``decode(ideal(truth))`` is the truth exactly.
+    ``exact_for`` names the toy cases for which ``decode(ideal(truth))`` is the truth exactly. ``ragged`` names the
+    entries of the targets that have one row per object, however many a crop has: a batch has the rows of all its crops,
+    and ``image_index`` (K,) int64 says which crop a row came from. All other entries are stacked.
     """
 
     exact_for: ClassVar[frozenset[str]] = frozenset()
+    ragged: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def targets(self, truth: Instances, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """What the loss compares with, for one crop. A ragged entry is concatenated with an ``image_index``."""
+        """What the loss compares with, for one crop; see ``ragged`` for what is not dense."""
 
     @abstractmethod
     def head(self, backbone: Backbone) -> Head:
@@ -120,6 +132,14 @@ class Method(ABC):
     @abstractmethod
     def decode(self, outputs: Outputs) -> Instances:
         """Outputs of one draw in one window (B = 1) -> objects, which may overlap; scores in [0, 1]."""
+
+    def upright(self, found: Instances, symmetry: Symmetry) -> Instances:
+        """Objects decoded from a window that a draw has turned -> as they lie in the window.
+
+        To be extended by a method whose objects have features that depend on how they lie, beyond places and ends
+        (:data:`plurimask.instances.PLACES`, :data:`plurimask.instances.ENDS`).
+        """
+        return symmetry.undo_objects(found)
 
     @abstractmethod
     def probabilities(self, outputs: Outputs) -> Tensor:
@@ -162,11 +182,17 @@ class Posterior(ABC, nn.Module):
 
     Attributes:
         samples: number of training images, the N of a variational bound; set by training.
-        stochastic: whether two seeds can differ; if not, prediction makes one draw.
+        distinct: how many functions the seeds choose from, seed s and seed s + distinct being the same one; None where
+            there is no end. Prediction makes no draw twice.
     """
 
     samples: int = 1
-    stochastic: ClassVar[bool] = True
+    distinct: int | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of the (first) network."""
+        return next(part.backbone for part in self.modules() if isinstance(part, Network))
 
     @abstractmethod
     def losses(self, image: Tensor, targets: Outputs) -> dict[str, Tensor]:
@@ -180,8 +206,17 @@ class Posterior(ABC, nn.Module):
     def draws(self, window: Tensor, seeds: Sequence[int], *, context: Context) -> Iterator[Outputs]:
         """Outputs of one draw after the other. window: ``(1, C, *spatial)``.
 
-        A seed is a function, not a stream: draw *s* is the same function in every window, on every device.
+        A seed is a function, not a stream: draw *s* is the same function in every window, on every device. Its outputs
+        are those of the window as ``symmetry(s)`` turns it.
         """
+
+    def symmetry(self, seed: int) -> Symmetry:
+        """How a draw turns every window before the network sees it."""
+        return IDENTITY
+
+    def parts(self) -> Sequence[Posterior]:
+        """What is trained in a run and with a seed of its own: the members of an ensemble, else the posterior."""
+        return [self]
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """What the optimiser gets: ``{"params": ..., "lr": ...}`` per group."""

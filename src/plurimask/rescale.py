@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
 
-from plurimask.instances import bounding_box, slices
+from plurimask.instances import bounding_box, reframed, slices
 from plurimask.probabilistic import ProbabilisticInstances
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def rescale_image(image: NDArray[Any], zoom: float) -> NDArray[Any]:
 
 
 def rescale_result(found: ProbabilisticInstances, shape: Sequence[int]) -> ProbabilisticInstances:
-    """The objects in a frame of another size; count masks by nearest neighbour, of each object at least one pixel."""
+    """The objects in a frame of another size; count masks by nearest neighbour, of each object at least one pixel.
+
+    Features that are places or lengths come along: the centre of pixel i lies at (i + 1/2) zoom - 1/2 then.
+    """
     if found.shape == tuple(shape):
         return found
     factors = np.array(shape) / np.array(found.shape)
@@ -66,7 +69,10 @@ def rescale_result(found: ProbabilisticInstances, shape: Sequence[int]) -> Proba
     tight = [bounding_box(count > 0) for count in counts]
     inner = np.array(tight, np.int64).reshape(boxes.shape)
     trimmed = tuple(count[slices(box)] for count, box in zip(counts, inner, strict=True))
-    return replace(found, boxes=inner + boxes[:, :1], counts=trimmed, shape=tuple(shape))
+    features = reframed(
+        found.features, places=lambda points: (points + 0.5) * factors - 0.5, ends=lambda lengths: lengths * factors
+    )
+    return replace(found, boxes=inner + boxes[:, :1], counts=trimmed, shape=tuple(shape), features=features)
 
 
 def _sample(

@@ -16,6 +16,7 @@ from plurimask.data.dataset import Example
 from plurimask.data.normalise import Normalisation
 from plurimask.data.samples import Source
 from plurimask.data.sources import open_source
+from plurimask.familiarity import Familiarity, training_looks
 from plurimask.fitting import Schedule, fit
 from plurimask.methods import Embedding
 from plurimask.model import Model, Scale, describe, load_model, network_factory
@@ -46,7 +47,8 @@ def train(
 ) -> Model:
     """Trains a model on the *fit* parts of data sets and keeps the state that is best on the first one's *tune* part.
 
-    A killed run continues when the same command is given again: checkpoints and logs lie in ``OUTPUT.run``.
+    A killed run continues when the same command is given again: checkpoints and logs lie in ``OUTPUT.run``. The members
+    of an ensemble are trained one after the other, each with its own seed and in a folder of its own there.
 
     Args:
         data: folders with images and truth in any layout that :func:`plurimask.data.sources.open_source` knows.
@@ -61,7 +63,8 @@ def train(
         axes: of the image files, where they do not say it themselves.
         channel_files: which files are the channels, in order, where the data has a file for each: BBBC010 has w2
             (bright-field, the default) and w1 (GFP), as in "w2 w1".
-        init: a trained model to start from; it brings its own method, backbone, posterior and normalisation.
+        init: a trained model to start from; it brings its own method, backbone, posterior and normalisation, and what
+            its training images look like.
         window: largest side of a prediction window.
         halo: how far a window sees beyond what it answers for.
         overwrite: replace a model that is already there, and start its run afresh.
@@ -92,6 +95,8 @@ def train(
         model,
         normalisation=normalise,
         calibration=Platt(),  # that of an initial model no longer holds
+        quality=Platt(),
+        familiarity=Familiarity(),  # known at the end
         channels=names,
         scale=_scale(parts[0]),
         window=window,
@@ -99,15 +104,49 @@ def train(
         trained_on=tuple(dict.fromkeys([*(start.trained_on if start else ()), *(e.name for e in examples)])),
     )
     _remember(run, model, schedule, channel_files)
-    fitted = fit(
+    fitted = _fit_parts(
         model, examples, tune, run=run, schedule=schedule, weights=_frequencies(parts, weights), progress=progress
     )
+    known = start.familiarity if start else Familiarity()
+    images = [example.image for example in examples]
+    looked = training_looks(images, normalise, schedule.augmentation, seed=schedule.seed)
+    fitted = replace(fitted, familiarity=known.joined(looked))
     fitted.save(output)
     return fitted
 
 
 def _fresh(method: Method, backbone: Backbone, posterior: Callable[[NetworkFactory], Posterior]) -> Model:
     return Model(posterior=posterior(network_factory(describe(backbone), method)), method=method)
+
+
+def _fit_parts(
+    model: Model,
+    examples: Sequence[Example],
+    tune: Sequence[Example],
+    *,
+    run: Path,
+    schedule: Schedule,
+    weights: NDArray[np.float64] | None,
+    progress: bool,
+) -> Model:
+    """Every part of the posterior in a run of its own, with the next seed (and annotator, where one is chosen) each.
+
+    Of a finished run the end is read.
+    """
+    parts = model.posterior.parts()
+    for number, part in enumerate(parts):
+        annotator = None if schedule.annotator is None else schedule.annotator + number
+        fit(
+            replace(model, posterior=part),
+            examples,
+            tune,
+            run=run / f"member_{number}" if len(parts) > 1 else run,
+            schedule=replace(schedule, seed=schedule.seed + number, annotator=annotator),
+            weights=weights,
+            progress=progress,
+        )
+    model.posterior.eval()
+    return model
 
 
 def _fits(model: Model, image: NDArray[np.float32], *, hint: str) -> None:
@@ -126,16 +165,18 @@ def _run_folder(output: Path, *, overwrite: bool) -> Path:
     if (output / "model.json").exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already; choose another folder, or replace it (--overwrite).")
     if overwrite:
-        for checkpoint in run.glob("*.ckpt"):
-            checkpoint.unlink()
         (run / "settings.json").unlink(missing_ok=True)
-        shutil.rmtree(run / "logs", ignore_errors=True)
+        for folder in (run, *run.glob("member_*")):
+            for checkpoint in folder.glob("*.ckpt"):
+                checkpoint.unlink()
+            shutil.rmtree(folder / "logs", ignore_errors=True)
     return run
 
 
 def _remember(run: Path, model: Model, schedule: Schedule, channel_files: Sequence[str] | None) -> None:
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
     settings = {**model.describe(), "schedule": describe(schedule)}
+    del settings["familiarity"]  # it follows from the images
     settings |= {"channel_files": channel_files} if channel_files else {}
     settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
     text = json.dumps(settings, indent=2, default=list)
@@ -165,8 +206,8 @@ def _read(source: Source, normalise: Normalisation) -> _Part:
     """
     if len(source) == 0:
         raise ValueError(f"{source.folder} has no images in its {source.split!r} part; training needs some.")
-    pairs = [(sample.name, *sample.read()) for sample in source]
-    examples = tuple(Example(name, normalise(image.data), truth) for name, image, truth in pairs)
+    pairs = [(sample.name, *sample.read_all()) for sample in source]
+    examples = tuple(Example(name, normalise(image.data), truths[0], truths[1:]) for name, image, truths in pairs)
     return _Part(examples, frozenset(image.pixel_size for _, image, _ in pairs))
 
 

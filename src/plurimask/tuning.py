@@ -1,9 +1,8 @@
-"""Decoding parameters and calibration, chosen on images that were not fitted: computed once, decoded many times."""
+"""Decoding parameters and calibrations, chosen on images that were not fitted: computed once, decoded many times."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,8 +17,8 @@ from plurimask.data.sources import open_source
 from plurimask.decoding import Bench, Grid, Seen, Shelf, Trial, candidates, search, settings
 from plurimask.instances import Instances
 from plurimask.metrics.bootstrap import Interval, interval, paired_difference
-from plurimask.metrics.calibration import Forecasts, existence_forecasts, pool
-from plurimask.metrics.segmentation import score
+from plurimask.metrics.hypotheses import Honesty, Outcomes
+from plurimask.metrics.segmentation import Scores, Summary, score, summarise
 from plurimask.model import Model, load_model
 from plurimask.platt import Platt
 from plurimask.predict import Device, Precision, seeds_of
@@ -48,11 +47,12 @@ class Choice:
     trials: tuple[Trial, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the model's weights; of the model only its calibration, which ``changes`` does not hold."""
+        """All but the model's weights; of the model only its calibrations, which ``changes`` does not hold."""
         plain = {name: getattr(self, name) for name in ("chosen_on", "scored_on", "changes")}
         return {
             **plain,
             "calibration": asdict(self.model.calibration),
+            "quality": asdict(self.model.quality),
             "trials": [asdict(each) for each in self.trials],
         }
 
@@ -68,31 +68,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Honesty:
-    """How far existence is from what is there: :func:`plurimask.metrics.calibration.existence_forecasts`, IoU 0.5.
-
-    All hypotheses take part, rejected ones too. NaN where there is none.
-
-    Attributes:
-        brier: mean squared difference of existence and outcome.
-        ece: expected calibration error, in ten bins of equal mass.
-    """
-
-    brier: float
-    ece: float
-
-    @classmethod
-    def of(cls, forecasts: Sequence[Forecasts]) -> Honesty:
-        """Of the hypotheses of all images together."""
-        every = pool(forecasts)
-        return cls(every.brier, every.by_mass().ece)
-
-    def to_json(self) -> dict[str, float | None]:
-        """Null where it is not known."""
-        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
 class TuneReport:
     """What was chosen, and what it brings on the images that it is scored on.
 
@@ -104,7 +79,8 @@ class TuneReport:
         uncalibrated: with the chosen parameters alone.
         after: with the chosen parameters and calibration: what the saved model gives.
         difference: after - before, image by image.
-        raw: of the existence with the chosen parameters alone.
+        summary: all measures with the chosen parameters and calibration.
+        raw: of the hypotheses with the chosen parameters alone.
         calibrated: of the same hypotheses after calibration.
         settings: what :func:`tune` was called with.
     """
@@ -116,6 +92,7 @@ class TuneReport:
     uncalibrated: Interval
     after: Interval
     difference: Interval
+    summary: Summary
     raw: Honesty
     calibrated: Honesty
     settings: Mapping[str, Any]
@@ -129,19 +106,24 @@ class TuneReport:
     def protocol(self) -> str:
         """What the numbers mean."""
         if len(self.choices) == 2:
-            return "two-fold protocol of the papers: chosen on one half, scored on the other"
+            return (
+                "two-fold protocol of the papers: chosen on one half, scored on the other. Where these are the images "
+                "of a test set, it was chosen on the test set"
+            )
         return "chosen and scored on the same images: expect a little less on others"
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries only."""
         means = {name: asdict(getattr(self, name)) for name in ("before", "uncalibrated", "after", "difference")}
-        existence = {"raw": self.raw.to_json(), "calibrated": self.calibrated.to_json()}
+        honesty = {"raw": self.raw, "calibrated": self.calibrated}
         return {
             "settings": dict(self.settings),
             "protocol": self.protocol,
             "measure": self.measure,
             **means,
-            "existence": existence,
+            "measures": {name: asdict(value) for name, value in self.summary.measures.items()},
+            "existence": {name: each.existence for name, each in honesty.items()},
+            "expected_iou": {name: each.expected_iou for name, each in honesty.items()},
             "choices": [choice.to_json() for choice in self.choices],
             "per_image": [asdict(row) for row in self.rows],
         }
@@ -167,11 +149,11 @@ def tune(
     on_image: Callable[[str, int], None] | None = None,
     on_trial: Callable[[Trial, int], None] | None = None,
 ) -> TuneReport:
-    """Chooses a model's decoding parameters, and calibrates its existence, on the *tune* part of a data set.
+    """Chooses a model's decoding parameters, and calibrates its existence and expected IoU, on *tune* images.
 
     One parameter after the other takes the value with the highest mean of the measure over the images (of ``best()``,
-    uncalibrated; ties keep what is there). Then existence is calibrated on what the chosen parameters find. Outputs are
-    computed once.
+    uncalibrated; ties keep what is there). Then existence is calibrated on what the chosen parameters find, and after
+    it the expected IoU. Outputs are computed once.
 
     Args:
         model: a model, its folder, or the name of a shipped one.
@@ -183,7 +165,7 @@ def tune(
         parameters: "method.FIELD" or "agglomeration.FIELD" -> values to try, in this order; what method and
             agglomeration propose around their present values if None.
         rounds: how often all parameters are gone through; it ends sooner where a round changes nothing. With 0 only
-            existence is calibrated.
+            existence and expected IoU are calibrated.
         images: only so many, spread evenly over the part.
         folds: names of two halves of images of the whole data set; what is chosen on one is scored on the other, as
             R20 did on its test images (docs/algorithms.md, 2.4). There are two models then, and none is saved.
@@ -287,37 +269,46 @@ def _listed(names: Sequence[str]) -> str:
 class _Scored:
     choice: Choice
     rows: tuple[Row, ...]
-    raw: list[Forecasts]
-    calibrated: list[Forecasts]
+    scores: list[Scores]
+    raw: list[Outcomes]
+    calibrated: list[Outcomes]
 
 
 def _scored(model: Model, choose: Search, *, chosen_on: Bench, scored_on: Bench) -> _Scored:
     before = scored_on.values(model)
-    decoding, trials = choose(replace(model, calibration=Platt()), chosen_on)
-    tuned = replace(decoding, calibration=_calibration(_forecasts(decoding, chosen_on)))
+    decoding, trials = choose(replace(model, calibration=Platt(), quality=Platt()), chosen_on)
+    tuned = _calibrated(decoding, chosen_on)
     values = np.stack([before, scored_on.values(decoding), scored_on.values(tuned)], axis=1).tolist()
     now = settings(tuned)
     changes = {name: (value, now[name]) for name, value in settings(model).items() if value != now[name]}
     return _Scored(
         Choice(tuned, chosen_on.names, scored_on.names, changes, trials),
         tuple(Row(name, *row) for name, row in zip(scored_on.names, values, strict=True)),
-        raw=_forecasts(decoding, scored_on),
-        calibrated=_forecasts(tuned, scored_on),
+        scores=scored_on.scores(tuned),
+        raw=_outcomes(decoding, scored_on),
+        calibrated=_outcomes(tuned, scored_on),
     )
 
 
-def _forecasts(model: Model, bench: Bench) -> list[Forecasts]:
-    """Existence and outcome of all hypotheses, image by image."""
-    pairs = zip(bench.images, bench.found(model), strict=True)
-    return [existence_forecasts(image.truth, found.hypotheses()) for image, found in pairs]
+def _outcomes(model: Model, bench: Bench) -> list[Outcomes]:
+    """Image by image."""
+    return [Outcomes.of(image.truth, found) for image, found in zip(bench.images, bench.found(model), strict=True)]
 
 
-def _calibration(forecasts: Sequence[Forecasts]) -> Platt:
-    """The identity where there is no hypothesis."""
+def _calibrated(model: Model, bench: Bench) -> Model:
+    """Existence first, as the expected IoU is made of it; as it is where there is no hypothesis."""
+    existence = [outcomes.existence for outcomes in _outcomes(model, bench)]
     probability, hits = (
-        np.concatenate([getattr(each, name) for each in forecasts]) for name in ("probability", "hits")
+        np.concatenate([getattr(each, name) for each in existence]) for name in ("probability", "hits")
     )
-    return Platt.fit(probability, hits) if len(hits) else Platt()
+    if not len(hits):
+        return model
+    model = replace(model, calibration=Platt.fit(probability, hits))
+    outcomes = _outcomes(model, bench)
+    expected, observed = (
+        np.concatenate([getattr(each, name) for each in outcomes]) for name in ("expected", "observed")
+    )
+    return replace(model, quality=Platt.fit_mean(expected, observed)) if len(expected) else model
 
 
 def _report(scored: Sequence[_Scored], *, measure: str, settings: Mapping[str, Any]) -> TuneReport:
@@ -332,8 +323,9 @@ def _report(scored: Sequence[_Scored], *, measure: str, settings: Mapping[str, A
         uncalibrated=interval(uncalibrated, seed=seed),
         after=interval(after, seed=seed),
         difference=paired_difference(after, before, seed=seed),
-        raw=Honesty.of([forecasts for each in scored for forecasts in each.raw]),
-        calibrated=Honesty.of([forecasts for each in scored for forecasts in each.calibrated]),
+        summary=summarise([scores for each in scored for scores in each.scores], seed=seed),
+        raw=Honesty.of([outcomes for each in scored for outcomes in each.raw]),
+        calibrated=Honesty.of([outcomes for each in scored for outcomes in each.calibrated]),
         settings=settings,
     )
 

@@ -87,16 +87,13 @@ def split_and_merge(
     return split, absorbed.mean(axis=1) if count else np.zeros(0)
 
 
-def doubt(
-    existence: NDArray[np.float64], agreements: NDArray[np.float64], chosen: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def doubt(expected_ious: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """``(N,)`` how wrong the decision about an object is expected to be, 0 to 1; infinite where it cannot be known.
 
-    Of a chosen object 1 - existence * agreement, that is 1 minus its expected intersection over union with what is
-    there (0 where nothing is); of a rejected one existence * agreement, what is lost should it exist after all.
+    Of a chosen object 1 minus its expected intersection over union with what is there (0 where nothing is); of a
+    rejected one the expected intersection over union, what is lost should it exist after all.
     """
-    expected_iou = existence * agreements
-    doubts = np.where(chosen, 1 - expected_iou, expected_iou)
+    doubts = np.where(chosen, 1 - expected_ious, expected_ious)
     return np.where(np.isfinite(doubts), doubts, np.inf)
 
 

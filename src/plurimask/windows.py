@@ -8,13 +8,14 @@ object agree (half of an object's extent fits into the halo), that window sees i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plurimask.instances import Instances
+from plurimask.symmetry import IDENTITY, Symmetry
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,21 @@ class Window:
     Attributes:
         outer: ``(2, D)`` start and stop of what the network sees.
         core: ``(2, D)`` start and stop of what the window answers for.
+        symmetry: how the network sees it; the identity but for a draw that turns windows.
     """
 
     outer: NDArray[np.int64]
     core: NDArray[np.int64]
+    symmetry: Symmetry = IDENTITY
+
+    def turned(self, symmetry: Symmetry) -> Window:
+        """The same window as a network sees it under a symmetry."""
+        return replace(self, symmetry=symmetry)
+
+    def cut(self, found: Instances) -> Instances:
+        """Objects without what lies beyond the window's end: it may have been padded before it was turned."""
+        sides = (self.outer[1] - self.outer[0]).tolist()
+        return found.shift([0] * len(sides), sides)
 
     def answers_for(self, found: Instances) -> NDArray[np.bool_]:
         """``(N,)``: objects (in the window's frame) whose box has its centre in the core."""

@@ -16,6 +16,8 @@ SHORT_KEYS = {
     "--method": "plurimask.methods:METHODS",
     "--backbone": "plurimask.networks:BACKBONES",
     "--posterior": "plurimask.posteriors:POSTERIORS",
+    "--posterior.member": "plurimask.posteriors:POSTERIORS",
+    "--posterior.posterior": "plurimask.posteriors:POSTERIORS",
 }
 
 

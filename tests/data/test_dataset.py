@@ -1,6 +1,7 @@
 """Crop number n is a function of the seed and n; what a crop shows is what its targets say."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from plurimask.data.dataset import Crops, Example, collate
 from plurimask.data.transforms import Augmentation
-from plurimask.methods import Embedding
+from plurimask.instances import Instances
+from plurimask.methods import Embedding, Semantic
 from plurimask.testing import toy_image, toy_truths
 
 BARELY = Augmentation(contrast=0, brightness=0, gamma=1, blur=0, noise=0, elastic=1, spacing=16)
@@ -95,3 +97,54 @@ def test_an_image_smaller_than_the_crop():
 def test_collate_stacks():
     batch = collate([crops()[0], crops()[1]])
     assert batch["image"].shape == (2, 1, 32, 32) and batch["labels"].dtype == torch.int64
+
+
+STILL = Augmentation(rotation=0, scale=0, shear=0, elastic=0, spacing=8)
+
+
+def pixels_in_crops(annotator=None, count=60):
+    """How many pixels the object has in each crop of an image that three annotators see differently: 0, 8 or 24."""
+    none, thin, thick = (Instances.from_labels(np.tile(row, (8, 1))) for row in np.arange(8) < [[0], [1], [3]])
+    example = Example("doubtful", toy_image(thick), none, (thin, thick))
+    stream = crops(examples=[example], size=16, count=count, annotator=annotator, augmentation=STILL)
+    return [np.count_nonzero(stream[number]["classes"]) for number in range(count)]
+
+
+def test_every_crop_has_one_of_the_annotators():
+    seen = pixels_in_crops()
+    assert set(seen) == {0, 8, 24}
+    assert all(10 <= seen.count(size) <= 30 for size in (0, 8, 24))  # 20 are expected, sigma is 3.7
+    assert seen == pixels_in_crops()
+
+
+def test_an_annotator_can_be_fixed():
+    for annotator, size in ((0, 0), (1, 8), (2, 24), (4, 8)):  # of three annotators the fifth is the second again
+        assert set(pixels_in_crops(annotator, count=10)) == {size}
+
+
+def test_a_single_annotator_takes_no_random_number():
+    fixed, free = crops(annotator=0), crops()
+    assert all(equal(fixed[number], free[number]) for number in range(6))
+
+
+def test_classes_stay_with_their_objects(touching_blobs):
+    truth = replace(touching_blobs, features={"class": np.array([2, 1])})
+    assert truth.areas[0] > truth.areas[1], "test invalid: the objects are told apart by their sizes"
+    stream = crops(
+        examples=[Example("two classes", toy_image(truth), truth)],
+        method=Semantic((1.0, 1.0, 1.0)),
+        augmentation=STILL,
+        size=80,
+    )
+    for number in range(5):
+        assert np.bincount(stream[number]["classes"].ravel())[1:].tolist() == truth.areas[::-1].tolist()
+
+
+def test_ragged_entries_lie_end_to_end_and_know_their_crop():
+    counts = (2, 0, 3)
+    parts = [{"image": np.full((1, 4, 4), n), "rows": np.full((count, 5), n)} for n, count in enumerate(counts)]
+    batch = collate(parts, ragged=frozenset({"rows"}))
+    assert batch["image"].shape == (3, 1, 4, 4)
+    assert batch["rows"].shape == (5, 5)
+    assert batch["rows"][:, 0].tolist() == batch["image_index"].tolist() == [0, 0, 2, 2, 2]
+    assert "image_index" not in collate([{"image": part["image"]} for part in parts])

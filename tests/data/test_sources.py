@@ -10,7 +10,7 @@ import tifffile
 
 from plurimask.data.folders import _hold_out
 from plurimask.data.io import UnreadableImage
-from plurimask.data.sources import BBBC010, open_source
+from plurimask.data.sources import open_source
 
 SHAPE = (6, 8)
 LABELS = np.array([[0] * 8, [0, 1, 1, 0, 0, 2, 2, 0]] + [[0] * 8] * 4, np.uint8)
@@ -145,49 +145,6 @@ def test_axes_reach_the_images(tmp_path):
     assert open_source(tmp_path, axes="CYX")[0].read()[0].data.shape == (3, *SHAPE)
 
 
-def broad(folder, wells):
-    for well in wells:
-        for channel, value in (("w1", 1), ("w2", 2)):
-            image(folder / "BBBC010_v1_images" / f"1649_1109_Amp_{well}_{channel}_15AD.tif", value)
-        for number in (1, 2):
-            mask = (number == LABELS) * np.uint8(255)
-            write(folder / "BBBC010_v1_foreground_eachworm" / f"{well}_{number:02d}_ground_truth.png", mask)
-
-
-def test_bbbc010_as_the_broad_packs_it(tmp_path):
-    broad(tmp_path, ["A01", "A04", "C02", "C03", "C04", "E03"])
-    check(open_source(tmp_path, split="fit"), ["A01", "C02"])
-    check(open_source(tmp_path, split="tune"), ["A04"])
-    check(open_source(tmp_path, split="report"), ["C03", "E03"])  # C04 belongs to the papers' second fold
-    assert open_source(tmp_path)[0].image().data.max() == 2  # bright-field
-    both = BBBC010(tmp_path, channels=("w2", "w1"))[0].image()
-    assert both.data.shape == (2, *SHAPE) and both.data[:, 0, 0].tolist() == [2, 1]
-    for names in (["w2", "w1"], ["w1", "w2"], ["w1"]):
-        source = open_source(tmp_path, split="fit", channel_files=names)
-        assert [sample.name for sample in source] == ["A01", "C02"]
-        assert source[0].image().data[:, 0, 0].tolist() == [int(name[1]) for name in names]
-        assert [path.name.split("_")[4] for path in source[0].files] == names
-
-
-@pytest.mark.parametrize("names", [[], ["w3"], ["w2", "w2"], ["GFP"]])
-def test_channels_that_bbbc010_has_not(tmp_path, names):
-    broad(tmp_path, ["A01"])
-    with pytest.raises(ValueError, match=r"w2 or w1 or both are wanted, not .*--channel-files w2 w1"):
-        open_source(tmp_path, channel_files=names)
-
-
-def test_a_well_that_lacks_a_channel(tmp_path):
-    broad(tmp_path, ["A01", "A02"])
-    (lost,) = tmp_path.glob("*/*_A01_w1_*")
-    lost.unlink()
-    for names in (["w2", "w1"], ["w1", "w2"]):
-        assert [sample.name for sample in open_source(tmp_path, channel_files=names)] == ["A02"]
-    next(tmp_path.glob("*/*_A02_w1_*")).unlink()
-    assert len(open_source(tmp_path)) == 2
-    with pytest.raises(FileNotFoundError, match="no image of the channel w1"):
-        open_source(tmp_path, channel_files=["w2", "w1"])
-
-
 def test_channel_files_where_a_file_has_all_channels(tmp_path):
     image(tmp_path / "images" / "a.tif")
     write(tmp_path / "masks" / "a.tif", LABELS)
@@ -195,49 +152,3 @@ def test_channel_files_where_a_file_has_all_channels(tmp_path):
         ValueError, match=r"one file for all channels of an image.*w2, w1 cannot.*leave --channel-files"
     ):
         open_source(tmp_path, channel_files=["w2", "w1"])
-
-
-def test_bbbc010_with_a_list_of_wells(tmp_path):
-    broad(tmp_path, ["A01", "A04"])
-    (tmp_path / "split_report.txt").write_text("A01\n")
-    check(open_source(tmp_path, split="report"), ["A01"])
-
-
-def test_dsb2018(tmp_path):
-    for name in ("a", "b"):
-        image(tmp_path / "images" / f"{name}.png")
-        write(tmp_path / "labels" / f"{name}.png", LABELS)
-    (tmp_path / "index.csv").write_text("id,split\nb,fit\na,report\n")
-    check(open_source(tmp_path), ["a", "b"])
-    check(open_source(tmp_path, split="fit"), ["b"])
-
-
-@pytest.mark.data
-def test_the_two_channels_of_the_real_bbbc010(real_data):
-    source = open_source(real_data / "bbbc010", split="report", channel_files=["w2", "w1"])
-    alone = open_source(real_data / "bbbc010", split="report")
-    assert [sample.name for sample in source] == [sample.name for sample in alone]
-    both, (light, _) = source[0].read()[0], alone[0].read()
-    assert both.data.shape == (2, 520, 696)
-    np.testing.assert_array_equal(both.data[:1], light.data)
-
-
-@pytest.mark.data
-def test_the_real_bbbc010(real_data):
-    parts = {part: open_source(real_data / "bbbc010", split=part) for part in ("fit", "tune", "report")}
-    assert {part: len(source) for part, source in parts.items()} == {"fit": 38, "tune": 12, "report": 22}
-    by_default = {part: open_source(real_data / "bbbc010").__class__(real_data / "bbbc010", part) for part in parts}
-    assert by_default == parts
-    picture, truth = parts["fit"][0].read()
-    assert picture.data.shape == (1, 520, 696) and picture.data.dtype == np.uint16
-    assert len(truth) == 15
-    # The masks align with the bright-field channel: worms are darker than the well.
-    assert np.median(picture.data[0][truth.owners() > 0]) < 1500 < np.median(picture.data[0][picture.data[0] > 500])
-
-
-@pytest.mark.data
-def test_the_real_dsb2018(real_data):
-    source = open_source(real_data / "dsb2018", split="tune")
-    assert len(source) == 64
-    picture, truth = source[0].read()
-    assert picture.data.shape[0] == 1 and len(truth) > 0

@@ -20,7 +20,14 @@ def crossing(shape=(20, 24)):
     one, two, three = (np.zeros(shape, bool) for _ in range(3))
     one[..., 8:12, 2:20], two[..., 2:18, 9:13], three[..., 0:2, 0:3] = True, True, True
     draws = [Instances.from_masks(masks, shape) for masks in ([one, two], [one, two, three], [two])]
-    features = [{"kind": np.arange(len(draw)), "border": np.ones((len(draw), 4, 2), np.float32)} for draw in draws]
+    features = [
+        {
+            "kind": np.arange(len(draw)),
+            "border": np.ones((len(draw), 2, len(shape)), np.float32),
+            "contour": np.stack([np.linspace(*box, 7, dtype=np.float32) for box in draw.boxes]),
+        }
+        for draw in draws
+    ]
     both = zip(draws, features, strict=True)
     return CompleteLinkage()([replace(draw, features=given) for draw, given in both])
 

@@ -101,6 +101,83 @@ def test_image_and_objects_are_bent_alike(ndim, seed):
     np.testing.assert_allclose(image[0][inside], bent[inside], atol=1e-3)
 
 
+def squares(*sides, whole=200):
+    """Squares of these sides along the diagonal."""
+    ids, start = np.zeros((whole, whole), np.int32), 10
+    for number, side in enumerate(sides, start=1):
+        ids[start : start + side, start : start + side] = number
+        start += side + 5
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("sides", "object_sides", "lowest", "highest"),
+    [
+        ((10, 30), (5, 45), 0.5, 1.5),  # the small one may be halved, the large one grow by half
+        ((10, 30), (12, 20), 1.0, 1.0),  # beyond both already
+        ((10,), (1, 90), 1 / 3, 3.0),  # only the zoom sets limits
+    ],
+)
+def test_rescaling_keeps_objects_within_sizes(sides, object_sides, lowest, highest):
+    augmentation = Augmentation(rescale=1.0, zoom=3.0, object_sides=object_sides)
+    factors = [augmentation._factor(squares(*sides), np.random.default_rng(seed)) for seed in range(400)]
+    assert lowest <= min(factors) and max(factors) <= highest
+    # Uniform: the extremes of 400 draws lie within 3 % of the limits, but with a probability of 1e-5.
+    assert min(factors) - lowest <= 0.03 * (highest - lowest) and highest - max(factors) <= 0.03 * (highest - lowest)
+
+
+def test_rescaling_happens_to_a_share_and_not_without_objects():
+    augmentation = Augmentation(rescale=0.2)
+    factors = np.array([augmentation._factor(squares(20), np.random.default_rng(seed)) for seed in range(2000)])
+    assert np.mean(factors != 1) == pytest.approx(0.2, abs=5 * np.sqrt(0.2 * 0.8 / 2000))
+    assert replace(augmentation, rescale=1)._factor(squares(), np.random.default_rng(0)) == 1
+    generator = np.random.default_rng(0)
+    assert Augmentation()._factor(squares(20), generator) == 1
+    assert generator.random() == np.random.default_rng(0).random()  # the crops of other settings stay what they are
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_a_factor_enlarges_image_and_objects(ndim, factor, monkeypatch):
+    monkeypatch.setattr(Augmentation, "_factor", lambda *_: factor)
+    whole, size, side = 64, 48, 16
+    ids = np.zeros((whole,) * ndim, np.int32)
+    ids[(slice((whole - side) // 2, (whole + side) // 2),) * ndim] = 1
+    image, bent = NOTHING.spatial(ids[None].astype(np.float32), ids, size=size, generator=np.random.default_rng(0))
+    for volume in (bent.sum(), image.sum()):
+        assert volume ** (1 / ndim) == pytest.approx(factor * side, abs=1.5)
+
+
+def test_the_margin_of_rescaling_fills_every_crop():
+    augmentation = Augmentation(rescale=1.0, zoom=2.0, object_sides=(1, 1000))
+    whole = 64 + 2 * augmentation.margin(64)
+    ones = np.ones((whole, whole), np.int32)
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        assert augmentation.spatial(ones[None].astype(np.float32), ones, size=64, generator=generator)[1].all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rescale": 1.2}, {"mix": -0.1}, {"zoom": 0.5}, {"object_sides": (9, 3)}, {"object_sides": (0, 3)}]
+)
+def test_augmentation_that_cannot_be_meant_is_refused(wrong):
+    with pytest.raises(ValueError, match="correct what is not"):
+        Augmentation(**wrong)
+
+
+def test_mixing_in_the_stretched_crop():
+    # Values 0.2 to 0.4 stretched are 0 to 1; the mixture is a line through both, by the share.
+    image = np.linspace(0.2, 0.4, 5001, dtype=np.float32).reshape(1, 1, -1)
+    shares = []
+    for seed in range(50):
+        found = replace(NOTHING, mix=0.5).intensity(image, np.random.default_rng(seed))[0, 0]
+        share = (found[-1] - 0.4) / 0.6  # share * 1 + (1 - share) * 0.4
+        assert found[0] == pytest.approx((1 - share) * 0.2, abs=1e-5)
+        assert found[2500] == pytest.approx(share * 0.5 + (1 - share) * 0.3, abs=1e-3)
+        shares.append(share)
+    assert -1e-6 <= min(shares) < 0.05 and 0.45 < max(shares) <= 0.5 + 1e-6
+
+
 def test_the_margin_fills_every_crop():
     augmentation = Augmentation()
     for size, count in ((64, 10), (200, 4)):
@@ -191,3 +268,11 @@ def test_cut_pixel_by_pixel(size, centre):
         inside = (there >= 0).all() and (there < (10, 12)).all()
         wanted = image[:, *there] if inside else np.zeros(2)
         np.testing.assert_array_equal(found[:, y, x], wanted)
+
+
+def test_features_stay_with_the_objects_that_are_left():
+    truth = replace(Instances.from_labels(np.array([[1, 2, 0, 3]])), features={"class": np.array([5, 6, 7])})
+    combinations = to_combinations(truth)
+    assert to_instances(combinations).features["class"].tolist() == [5, 6, 7]
+    assert to_instances(replace(combinations, ids=combinations.ids[:, [0, 3]])).features["class"].tolist() == [5, 7]
+    assert to_instances(replace(combinations, ids=combinations.ids[:, 2:3])).features["class"].tolist() == []

@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 
 from plurimask.batch import segment_files
 from plurimask.export.facts import facts
+from plurimask.familiarity import LENGTH, Familiarity
 from plurimask.methods import Embedding
-from plurimask.model import Model, Scale
+from plurimask.model import Model, Scale, load_model
 from plurimask.networks.unet import UNet
 from plurimask.posteriors import ConcreteDropout
 from plurimask.protocols import Network
@@ -42,6 +45,12 @@ def test_a_model(model):
     assert found["scale"] == "Scale(pixel_size=None, diameter=9.0)"
     assert found["trained on"] == "2 images"
     assert found["licence"] == "CC0"
+    assert found["familiarity"] == "nothing known"
+
+
+def test_a_model_that_remembers_its_training_images(model, tmp_path):
+    replace(load_model(model), familiarity=Familiarity.fit(np.zeros((5, 3, LENGTH)))).save(tmp_path)
+    assert facts(tmp_path)["familiarity"] == "15 reference looks of 5 images"
 
 
 def test_a_batch_and_a_result(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from plurimask.export.numbers import FORMAT, numbers
@@ -33,8 +34,9 @@ def test_the_layout(report_of, planted):
     content = numbers(report_of(planted))
     assert list(content["mean"]) == [
         *("avS", "avS_nuclei", "S", "P", "R", "F1", "PxR"),
-        *("PQ", "SQ", "RQ", "split_rate", "merge_rate"),
+        *("PQ", "SQ", "RQ", "split_rate", "merge_rate", "F1_challenge", "rRAND", "rINF"),
     ]
+    assert list(content["median"]) == ["F1_challenge"]
     assert list(content["mean"]["S"]) == THRESHOLDS
     assert set(content["pooled"]) == {
         *("F1_0.8", "PQ", "SQ", "RQ", "split_rate", "merge_rate"),
@@ -42,8 +44,10 @@ def test_the_layout(report_of, planted):
     }
     assert list(content["pooled"]["COCO_AP_at"]) == THRESHOLDS
     doubt = content["doubt"]
-    assert list(doubt) == ["existence", "mask", "patches", "ranking", "proofreading"]
+    assert list(doubt) == ["existence", "mask", "expected_iou", "patches", "ranking", "proofreading"]
     assert set(doubt["existence"]) == set(doubt["mask"]) == {"brier", "ece", "bins"}
+    assert set(doubt["expected_iou"]) == {"error", "bins", "above"}
+    assert list(doubt["expected_iou"]["above"]) == ["0.50", "0.75", "0.90"]
     assert set(doubt["patches"]) == {
         *("threshold", "p(accurate|certain)", "p(uncertain|inaccurate)", "PAvPU", "curve"),
     }
@@ -71,6 +75,9 @@ def test_counted_by_hand(report_of, planted):
     assert content["doubt"]["existence"]["bins"]["predicted"] == pytest.approx([0.6, 0.8, 1.0])
     assert content["doubt"]["existence"]["bins"]["count"] == [1, 1, 2]
     assert content["doubt"]["proofreading"]["missed"] == 1
+    # All draws agree on the outlines; expected are 1, 0.8, 0.6 and 1, observed 1, 1, 0 and 1.
+    assert content["doubt"]["expected_iou"]["error"]["value"] == pytest.approx((0.2 + 0.6) / 4)
+    assert content["doubt"]["expected_iou"]["above"]["0.75"] == {"expected": 0.75, "observed": 0.75}
 
 
 def test_label_maps_have_no_doubt(report_of, bars):
@@ -97,6 +104,22 @@ def test_nothing_to_measure_is_null(report_of):
     assert content["doubt"]["existence"]["brier"] == unknown
     assert content["doubt"]["ranking"]["aurc"] == unknown
     assert content["doubt"]["ranking"]["errors_found"]["share"] == [None] * 101
+    assert content["doubt"]["expected_iou"]["error"] == unknown
+    assert content["doubt"]["expected_iou"]["above"]["0.50"] == {"expected": None, "observed": None}
+    # The challenge gives an image without an object 0.
+    assert content["mean"]["F1_challenge"]["value"] == content["median"]["F1_challenge"]["value"] == 0
+
+
+def test_what_tiles_an_image_and_what_does_not(report_of):
+    labels = np.repeat(np.repeat([[1, 2]], 8, axis=0), 8, axis=1)
+    truth, joined = Instances.from_labels(labels), Instances.from_labels(np.ones_like(labels))
+    content = numbers(report_of([(truth, joined), (truth, truth)]))
+    # Of two halves in one segment: split 1 and merge 1/2, so that F is 2/3; joined they say nothing.
+    assert content["mean"]["rRAND"]["value"] == pytest.approx((2 / 3 + 1) / 2)
+    assert [image["rINF"] for image in content["per_image"]] == pytest.approx([0, 1])
+    alone = numbers(report_of([(truth, joined), (truth.select([]), truth)]))
+    assert alone["mean"]["rRAND"] is alone["mean"]["rINF"] is None
+    assert [image["rRAND"] for image in alone["per_image"]] == [pytest.approx(2 / 3), None]
 
 
 def test_thresholds_of_ones_own(report_of, bars):

@@ -14,8 +14,8 @@ from plurimask.export.numbers import numbers
 from plurimask.export.plots import NAMES
 from plurimask.export.report import write_report
 
-HEADER = ["image", "label", "area", "centroid-0", "centroid-1", "p_exists", "agreement", "entropy"]
-HEADER += ["p_split", "p_merge", "matched", "iou", "kind"]
+HEADER = ["image", "label", "area", "centroid-0", "centroid-1", "p_exists", "agreement", "expected_iou"]
+HEADER += ["entropy", "p_split", "p_merge", "matched", "iou", "kind"]
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ from plurimask.batch import BatchReport
 from plurimask.evaluation import Pair, Report, Row
 from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts, show_tuning
 from plurimask.metrics.bootstrap import Interval
-from plurimask.metrics.segmentation import THRESHOLDS
+from plurimask.metrics.hypotheses import Honesty
+from plurimask.metrics.segmentation import THRESHOLDS, score
+from plurimask.metrics.segmentation import summarise as summarise_scores
 from plurimask.platt import Platt
 from plurimask.probabilistic import ProbabilisticInstances
 from plurimask.proofreading.simulate import simulate
 from plurimask.testing import toy_truths
-from plurimask.tuning import Choice, Honesty, TuneReport
+from plurimask.tuning import Choice, TuneReport
 from plurimask.tuning import Row as TunedRow
 
 LONG = "1649_1109_0003_Amp5-1_B_20070424_A0{}_w2_15ADF48D-C09E-47DE-B763-5BC479534681.tif"
@@ -72,6 +74,8 @@ def test_every_image_and_the_means_are_shown(console, thresholds):
     assert "0.500 to 0.500" in text
     # One of two, wholly right: TP / (TP + FN / 2) = 2/3.
     assert "PQ 0.667 (0.667 to 0.667), panoptic quality" in text
+    assert "F1_challenge (median) 0.000 (0.000 to 0.000), its median over images" in text  # the worms touch the frame
+    assert "rRAND" not in text
     assert "honesty" not in text
 
 
@@ -83,6 +87,7 @@ def test_probabilities_are_shown_with_what_would_be_best(console):
     text = console.export_text()
     cells = [[cell.strip() for cell in line.split("│")[1:5]] for line in text.splitlines() if line.count("│") == 5]
     assert ["p_exists: Brier score", "0.000", "0.000 to 0.000", "0"] in cells
+    assert ["expected IoU: mean error", "0.000", "0.000 to 0.000", "0"] in cells
     assert ["errors found by doubt (random 0.5)", "-", "-", "1.000"] in cells
     assert ["proofreading by doubt (random 0)", "0.000", "0.000 to 0.000", "0.000"] in cells
     assert max(map(len, text.splitlines())) <= 80
@@ -115,13 +120,24 @@ def test_facts_are_plain_words(console):
 
 def test_what_tuning_changed_and_that_nothing_was_written(console):
     choice = Choice(
-        SimpleNamespace(calibration=Platt(0.5, 1)), ("a",), ("a",), {"method.bandwidth": (3.0, 2.5)}, trials=()
+        SimpleNamespace(calibration=Platt(0.5, 1), quality=Platt(0.75, -1)),
+        ("a",),
+        ("a",),
+        {"method.bandwidth": (3.0, 2.5)},
+        trials=(),
     )
     numbers = {name: Interval(0.5, 0.4, 0.6) for name in ("before", "uncalibrated", "after", "difference")}
-    honesty = {"raw": Honesty(0.2, 0.1), "calibrated": Honesty(0.1, 0.05)}
+    raw = Honesty(0.2, 0.1, iou_error=0.3, iou_ece=0.25, above={0.5: (1.0, 0.8)})
+    calibrated = Honesty(0.1, 0.05, iou_error=0.2, iou_ece=0.125, above={0.5: (0.9, 0.8)})
+    honesty = {"raw": raw, "calibrated": calibrated}
     rows = (TunedRow("a", 0.5, 0.5, 0.5),)
-    report = TuneReport(choices=(choice,), rows=rows, measure="avS", **numbers, **honesty, settings={})
+    summary = summarise_scores([score(toy_truths()["touching blobs"], toy_truths()["touching blobs"])])
+    report = TuneReport(choices=(choice,), rows=rows, measure="avS", summary=summary, **numbers, **honesty, settings={})
     assert show_tuning(report, Options(), console) == DONE
     text = console.export_text()
     assert "method.bandwidth" in text and "2.5" in text and "0.500, 1.000" in text
+    assert "0.750, -1.000" in text
     assert "Brier score 0.200 -> 0.100" in text and "nothing is written" in text
+    assert "expected IoU: mean error 0.300 -> 0.200, calibration error 0.250 -> 0.125" in text
+    assert "IoU above 0.5: expected of 1.000 -> 0.900 of the hypotheses, observed of 0.800" in text
+    assert "S by IoU: 0.5 1.000, 0.55 1.000" in text

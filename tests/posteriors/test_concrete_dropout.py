@@ -10,7 +10,7 @@ import torch
 from plurimask.methods import Embedding
 from plurimask.model import network_factory
 from plurimask.posteriors import ConcreteDropout
-from plurimask.posteriors.concrete_dropout import ChannelDropout, uniform
+from plurimask.posteriors.concrete_dropout import ChannelDropout
 from plurimask.protocols import Network
 from plurimask.testing import check_posterior
 
@@ -194,17 +194,6 @@ def test_the_mask_is_one_in_every_window_and_constant_in_space():
         assert not torch.allclose(one[alive], three[alive])
         compared += int(alive.sum())
     assert compared > 50
-
-
-def test_masks_are_functions_of_seed_and_layer():
-    assert torch.equal(uniform(3, 1, 8), uniform(3, 1, 8))
-    assert not torch.equal(uniform(3, 1, 8), uniform(3, 2, 8))
-    assert not torch.equal(uniform(3, 1, 8), uniform(4, 1, 8))
-    # Longer is not other: the first channels do not depend on how many follow.
-    assert torch.equal(uniform(3, 1, 8), uniform(3, 1, 20)[:, :8])
-    many = torch.cat([uniform(seed, layer, 100) for seed in range(20) for layer in range(20)])
-    assert float(many.mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * many.numel()))
-    assert float(many.min()) >= 0 and float(many.max()) < 1
 
 
 def test_the_image_is_never_dropped():

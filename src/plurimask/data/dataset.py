@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,16 +25,19 @@ class Example:
     Attributes:
         name: of the image, as in its source.
         image: ``(C, *spatial)`` float32.
-        truth: its objects.
+        truth: its objects; those of the first annotator, where there are several.
+        others: what the other annotators say.
     """
 
     name: str
     image: NDArray[np.float32]
     truth: Instances
+    others: tuple[Instances, ...] = ()
 
     @cached_property
-    def combinations(self) -> Combinations:
-        return to_combinations(self.truth)
+    def combinations(self) -> tuple[Combinations, ...]:
+        """One for every annotator."""
+        return tuple(map(to_combinations, (self.truth, *self.others)))
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
         near_object: share of crops centred near an object.
         near_overlap: share of crops centred near an overlap, where there is one.
         weights: relative frequency of every example; equal if None.
+        annotator: whose truth is taken, where an example has several: number ``annotator`` (from 0, and again from 0
+            where there are fewer), or one at random for every crop if None.
     """
 
     examples: Sequence[Example]
@@ -63,6 +68,7 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
     near_object: float = 0.5
     near_overlap: float = 0.3
     weights: NDArray[np.float64] | None = None
+    annotator: int | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -70,8 +76,9 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
     def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
         generator = np.random.default_rng([self.seed, self.first + number])
         example = self.examples[generator.choice(len(self.examples), p=self.weights)]
+        combinations = example.combinations[self._annotator_of(example, generator)]
         centre = crop_centre(
-            example.combinations,
+            combinations,
             size=self.size,
             near_object=self.near_object,
             near_overlap=self.near_overlap,
@@ -79,13 +86,30 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
         )
         whole = self.size + 2 * self.augmentation.margin(self.size)
         image = cut(example.image, centre=centre, size=whole)
-        ids = cut(example.combinations.ids, centre=centre, size=whole)
+        ids = cut(combinations.ids, centre=centre, size=whole)
         image, ids = self.augmentation.spatial(image, ids, size=self.size, generator=generator)
         image = self.augmentation.intensity(image, generator)
-        truth = to_instances(Combinations(ids, example.combinations.owners))
+        truth = to_instances(replace(combinations, ids=ids))
         return {"image": image, **self.method.targets(truth, generator)}
 
+    def _annotator_of(self, example: Example, generator: np.random.Generator) -> int:
+        count = len(example.combinations)
+        if self.annotator is not None:
+            return self.annotator % count
+        # A single annotator takes no random number: crops are those of a data set without the notion.
+        return int(generator.integers(count)) if count > 1 else 0
 
-def collate(crops: Sequence[dict[str, NDArray[Any]]]) -> dict[str, Tensor]:
-    """Dense entries are stacked."""
-    return {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}
+
+def collate(crops: Sequence[dict[str, NDArray[Any]]], ragged: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+    """Dense entries are stacked, ``ragged`` ones (see :class:`plurimask.protocols.Method`) laid end to end.
+
+    >>> rows = [{"size": np.array([3, 5])}, {"size": np.array([4])}]
+    >>> collate(rows, ragged=frozenset({"size"}))
+    {'size': tensor([3, 5, 4]), 'image_index': tensor([0, 0, 1])}
+    """
+    joined = {name: np.stack([crop[name] for crop in crops]) for name in crops[0] if name not in ragged}
+    if ragged:
+        joined |= {name: np.concatenate([crop[name] for crop in crops]) for name in ragged}
+        rows = [len(crop[min(ragged)]) for crop in crops]
+        joined["image_index"] = np.repeat(np.arange(len(crops)), rows)
+    return {name: torch.from_numpy(values) for name, values in joined.items()}

@@ -29,24 +29,38 @@ class Sample:
         image: reads the image.
         truth: reads its objects.
         files: what the image is read from, one file or one for each channel.
+        others: read what further annotators say; ``truth`` is the first one's.
+        group: what images have in common that are not independent of each other, a patient or a volume, and with it
+            the unit of a bootstrap; None where every image stands for itself.
     """
 
     name: str
     image: Callable[[], Image]
     truth: Reader
     files: tuple[Path, ...]
+    others: tuple[Reader, ...] = ()
+    group: str | None = None
 
     def read(self) -> tuple[Image, Instances]:
-        """Both, of one shape.
+        """Both, of one shape; of several annotators the first.
 
         Raises:
             UnreadableImage: a damaged file, or shapes that differ.
         """
-        image, truth = self.image(), self.truth()
+        image = self.image()
+        return image, self._fitting(image, self.truth)
+
+    def read_all(self) -> tuple[Image, tuple[Instances, ...]]:
+        """The image and what every annotator says, one at least; errors as in :meth:`read`."""
+        image = self.image()
+        return image, tuple(self._fitting(image, reader) for reader in (self.truth, *self.others))
+
+    def _fitting(self, image: Image, reader: Reader) -> Instances:
+        truth = reader()
         if image.shape != truth.shape:
             why = f"the image has shape {image.shape}, its truth {truth.shape}; they must be equal."
             raise UnreadableImage(image.path or self.name, why)
-        return image, truth
+        return truth
 
 
 @dataclass(frozen=True)

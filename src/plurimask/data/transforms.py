@@ -6,7 +6,8 @@ pixel's id says which set of objects owns it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai.transforms import Rand2DElastic, Rand3DElastic
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from plurimask.data.normalise import stretched
 from plurimask.instances import Instances, slices
 
 
@@ -25,10 +27,12 @@ class Combinations:
     Attributes:
         ids: ``(*spatial)`` int32, 0 where there is no object.
         owners: for every id the tuple of objects that own its pixels; ``owners[0]`` is ``()``.
+        features: of the objects (their class); not bent with them.
     """
 
     ids: NDArray[np.int32]
     owners: tuple[tuple[int, ...], ...]
+    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def to_combinations(truth: Instances) -> Combinations:
@@ -44,7 +48,7 @@ def to_combinations(truth: Instances) -> Combinations:
                 known[together] = len(owners)
                 owners.append(together)
             region[mask & (region == before)] = known[together]
-    return Combinations(ids, tuple(owners))
+    return Combinations(ids, tuple(owners), truth.features)
 
 
 def to_instances(combinations: Combinations) -> Instances:
@@ -55,13 +59,14 @@ def to_instances(combinations: Combinations) -> Instances:
             box = np.array([[s.start for s in region], [s.stop for s in region]], np.int64)
             for owner in combinations.owners[number]:
                 regions.setdefault(owner, []).append((number, box))
-    boxes, masks = [], []
-    for owner in sorted(regions):
+    boxes, masks, left = [], [], sorted(regions)
+    for owner in left:
         corners = np.stack([box for _, box in regions[owner]])
         box = np.stack([corners[:, 0].min(0), corners[:, 1].max(0)])
         boxes.append(box)
         masks.append(np.isin(combinations.ids[slices(box)], [number for number, _ in regions[owner]]))
-    return Instances.from_crops(boxes, masks, combinations.ids.shape)
+    features = {name: values[left] for name, values in combinations.features.items()}
+    return Instances.from_crops(boxes, masks, combinations.ids.shape, features=features)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,17 @@ class Augmentation:
         gamma: the exponent lies in ``[1 / gamma, gamma]``.
         blur: largest sigma of a Gaussian blur in pixels, drawn for every third crop.
         noise: largest sigma of Gaussian noise, in units of the normalised image.
+        rescale: share of crops that are enlarged or shrunk as U22 do it (theirs: 0.2): by a uniformly random factor
+            that brings no object below the first or above the second of ``object_sides``, beside ``scale``.
+        zoom: largest such factor; the smallest is its reciprocal.
+        object_sides: of the boxes of objects, in pixels (U22: 4 and 192). An object beyond them forbids to go on in
+            that direction. Where objects overlap, the parts with the same owners count as objects.
+        mix: largest share of the crop stretched between the percentiles 1 and 99 of what is not 0, channel by channel
+            (U22 mix their two normalisations, :class:`plurimask.data.normalise.MixedNormalisation`, with any share: 1;
+            of the image, where here it is of the crop as it was normalised).
+
+    Raises:
+        ValueError: a share outside [0, 1], a zoom below 1, or sides that are not positive and in order.
     """
 
     rotation: float = np.pi
@@ -91,10 +107,23 @@ class Augmentation:
     gamma: float = 1.3
     blur: float = 1.0
     noise: float = 0.05
+    rescale: float = 0.0
+    zoom: float = 2.0
+    object_sides: tuple[float, float] = (4.0, 192.0)
+    mix: float = 0.0
+
+    def __post_init__(self) -> None:
+        least, most = self.object_sides
+        if not (0 <= self.rescale <= 1 and 0 <= self.mix <= 1 and self.zoom >= 1 and 0 < least <= most):
+            raise ValueError(
+                f"rescale = {self.rescale} and mix = {self.mix} are shares between 0 and 1, zoom = {self.zoom} is at "
+                f"least 1, and object_sides = {self.object_sides} are positive and in order; correct what is not."
+            )
 
     def margin(self, size: int) -> int:
         """Pixels that a crop of ``size`` needs on every side, so that a rotation finds something there."""
         half_diagonal = size / 2 * (np.sqrt(2) if self.rotation else 1) * (1 + self.scale + self.shear)
+        half_diagonal *= self.zoom if self.rescale else 1
         return int(np.ceil(half_diagonal - size / 2 + self.elastic))
 
     def spatial(
@@ -104,16 +133,29 @@ class Augmentation:
         for axis in range(ids.ndim):
             if generator.random() < 0.5:
                 image, ids = np.flip(image, axis + 1), np.flip(ids, axis)
-        deform = self._elastic(ids.ndim, size)
+        deform = self._elastic(ids.ndim, size, factor=self._factor(ids, generator))
         seed = int(generator.integers(2**31))
         bent = deform.set_random_state(seed)(torch.from_numpy(image.copy()), mode="bilinear")
         bent_ids = deform.set_random_state(seed)(torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest")
         return np.asarray(bent, np.float32), np.rint(np.asarray(bent_ids)[0]).astype(np.int32)
 
-    def _elastic(self, ndim: int, size: int) -> Rand2DElastic | Rand3DElastic:
+    def _factor(self, ids: NDArray[np.int32], generator: np.random.Generator) -> float:
+        """How many times larger everything becomes (docs/algorithms.md 4.6); without objects it stays as it is."""
+        if not self.rescale or generator.random() >= self.rescale:
+            return 1.0
+        sides = [side.stop - side.start for box in ndimage.find_objects(ids) if box is not None for side in box]
+        if not sides:
+            return 1.0
+        least, most = self.object_sides
+        shrunk, enlarged = min(1.0, least / min(sides)), max(1.0, most / max(sides))
+        return float(generator.uniform(max(shrunk, 1 / self.zoom), min(enlarged, self.zoom)))
+
+    def _elastic(self, ndim: int, size: int, *, factor: float) -> Rand2DElastic | Rand3DElastic:
+        # MONAI adds 1 to what it draws, and multiplies the places to read from with it: more than 1 shrinks.
+        span = tuple((1 + sign * self.scale) / factor - 1 for sign in (-1, 1))
         ranges = {
             "prob": 1.0,
-            "scale_range": (self.scale,) * ndim,
+            "scale_range": (span,) * ndim,
             "spatial_size": (size,) * ndim,
             "padding_mode": "zeros",
         }
@@ -134,6 +176,9 @@ class Augmentation:
 
     def intensity(self, image: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
         """image: ``(C, *spatial)``, about 0..1; may leave that range."""
+        if self.mix:
+            share = generator.uniform(0, self.mix)
+            image = (1 - share) * image + share * stretched(image, low=1, high=99)
         exponent = self.gamma ** generator.uniform(-1, 1)
         image = np.sign(image) * np.abs(image) ** exponent
         image = image * generator.uniform(1 - self.contrast, 1 + self.contrast)

@@ -12,12 +12,17 @@ Thresholds are keys with at least two decimals (``"0.50"``). The layout of forma
         avS, avS_nuclei              numbers, where all of their thresholds were measured
         S, P, R, F1, PxR             threshold -> number
         PQ, SQ, RQ, split_rate, merge_rate
+        F1_challenge                 null where an image is a volume
+        rRAND, rINF                  null where the true objects of an image do not tile it
+    median          medians over images: F1_challenge
     pooled          over the objects of all images
         F1_0.8, PQ, SQ, RQ, split_rate, merge_rate
         COCO_AP, COCO_AP_at          existence is the confidence; mean over .50:.05:.95, and threshold -> number
         COCO_AP_constant, COCO_AP_constant_at        without confidence: mean over random orders
     doubt           null without probabilities
         existence, mask              each with brier, ece, bins {predicted, observed, count}
+        expected_iou                 error, bins {predicted, observed, count};
+                                     above {threshold -> {expected, observed}}: shares of the objects
         patches                      threshold, the three measures there; curve {threshold, each measure}
         ranking                      objects, errors, aurc, errors_found_area;
                                      risk_coverage {coverage, risk, ideal}; errors_found {inspected, share, ideal}
@@ -46,12 +51,13 @@ from plurimask.proofreading.simulate import SHARES
 if TYPE_CHECKING:
     from plurimask.assessment import Quality
     from plurimask.evaluation import Report, Row
-    from plurimask.honesty import Calibration, Honesty, Ranking
+    from plurimask.honesty import Calibration, ExpectedIou, Honesty, Ranking
     from plurimask.metrics.patch_uncertainty import PatchCurve
     from plurimask.proofreading.simulate import Simulation
 
 FORMAT = 1
 
+_CHALLENGE = "F1_challenge"
 _POINTS = 101  # of the curves over all objects, however many there are
 
 
@@ -68,6 +74,7 @@ def numbers(report: Report) -> dict[str, Any]:
         "found_count": whole.found_count,
         "left_out": report.left_out,
         "mean": _mean(quality),
+        "median": {_CHALLENGE: None if quality.challenge is None else quality.challenge.median},
         "pooled": _pooled(quality),
         "doubt": None if quality.honesty is None else _doubt(quality.honesty, report.proofreading),
         "per_image": [_image(row) for row in report.rows],
@@ -87,7 +94,9 @@ def threshold_key(threshold: float) -> str:
 
 def _mean(quality: Quality) -> dict[str, Any]:
     measures = {name: value for name, value in quality.segmentation.measures.items() if name != "F1_0.8"}
-    return _by_threshold(measures) | quality.panoptic.per_image | quality.splits.per_image
+    challenge = None if quality.challenge is None else quality.challenge.mean
+    flat = {_CHALLENGE: challenge, "rRAND": None, "rINF": None, **quality.partition}
+    return _by_threshold(measures) | quality.panoptic.per_image | quality.splits.per_image | flat
 
 
 def _pooled(quality: Quality) -> dict[str, Any]:
@@ -119,6 +128,7 @@ def _doubt(honesty: Honesty, proofreading: Simulation | None) -> dict[str, Any]:
     return {
         "existence": _calibration(honesty.existence),
         "mask": _calibration(honesty.mask),
+        "expected_iou": _expected_iou(honesty.expected_iou),
         "patches": {"threshold": honesty.threshold, **honesty.at_threshold, "curve": _patch_curve(honesty.patches)},
         "ranking": _ranking(honesty.ranking),
         "proofreading": None if proofreading is None else _proofreading(proofreading),
@@ -128,6 +138,16 @@ def _doubt(honesty: Honesty, proofreading: Simulation | None) -> dict[str, Any]:
 def _calibration(calibration: Calibration) -> dict[str, Any]:
     bins = {name: getattr(calibration.reliability, name) for name in ("predicted", "observed", "count")}
     return {"brier": calibration.brier, "ece": calibration.ece, "bins": bins}
+
+
+def _expected_iou(expected: ExpectedIou) -> dict[str, Any]:
+    reliability = expected.reliability
+    shares = zip(reliability.thresholds, reliability.predicted_above, reliability.observed_above, strict=True)
+    return {
+        "error": expected.error,
+        "bins": {name: getattr(reliability, name) for name in ("predicted", "observed", "count")},
+        "above": {threshold_key(at): {"expected": said, "observed": seen} for at, said, seen in shares},
+    }
 
 
 def _patch_curve(curve: PatchCurve) -> dict[str, Any]:
@@ -177,6 +197,10 @@ def _image(row: Row) -> dict[str, Any]:
     counts = {"truth_count": assessment.scores.truth_count, "found_count": assessment.scores.found_count}
     rates = {name: getattr(assessment.splits, name) for name in ("split_rate", "merge_rate")}
     measures = _by_threshold(assessment.scores.measures()) | assessment.panoptic.measures() | rates
+    measures[_CHALLENGE] = None if assessment.challenge is None else assessment.challenge.f1
+    parts = assessment.partition
+    scores = (None, None) if parts is None else (parts.rand.score, parts.info.score)
+    measures |= dict(zip(("rRAND", "rINF"), scores, strict=True))
     return {"name": row.name, "found": row.found, **counts, **measures}
 
 

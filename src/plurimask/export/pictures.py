@@ -115,7 +115,7 @@ def _hypotheses(result: ProbabilisticInstances) -> list[_Hypothesis]:
     table = result.table()
     chosen = table["label"] > 0
     # Also a rejected hypothesis is the more doubtful the less probable it is: its colour is not its place in the queue.
-    doubts = doubt(table["p_exists"], table["agreement"], np.ones_like(chosen)).clip(0, 1)
+    doubts = doubt(table["expected_iou"], np.ones_like(chosen)).clip(0, 1)
     shown = []
     for n in range(len(result)):
         mask, corner = _project(result.mask(n)), result.boxes[n, 0, -2:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +35,29 @@ MEASURES = {
     "PQ": "panoptic quality",
     "split_rate": "share of true objects found in parts",
     "merge_rate": "share of found objects that join several",
+    "F1_challenge": "NeurIPS 2022 challenge's F1, mean over images",
+    "F1_challenge (median)": "its median over images",
+    "rRAND": "partition of the pixels, ISBI 2012",
+    "rINF": "the same by information",
 }
 
 
 def complain(text: str, code: int) -> int:
     """One line on stderr; gives the code back."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"plurimask: {' '.join(text.split())}", markup=False)
+    _on_stderr(" ".join(text.split()))
     return code
+
+
+class LogLines(logging.Handler):
+    """The log on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _on_stderr(self.format(record))
+
+
+def _on_stderr(text: str) -> None:
+    """In lines of their own also while there is a progress bar, which puts itself in the place of ``sys.stderr``."""
+    sys.stderr.write(f"plurimask: {text}\n")
 
 
 def show_batch(report: BatchReport, options: Namespace, console: Console) -> int:
@@ -75,6 +93,9 @@ def show_evaluation(report: Report, options: Namespace, console: Console) -> int
         table.add_row(limit, *_in_cells(measures[name], whole.images), *others)
     console.print(table)
     others_too = {**measures, **quality.coco, **quality.panoptic.per_image, **quality.splits.per_image}
+    if quality.challenge is not None:
+        others_too |= {"F1_challenge": quality.challenge.mean, "F1_challenge (median)": quality.challenge.median}
+    others_too |= quality.partition
     for name in (name for name in MEASURES if name in others_too):
         value, ends = _in_cells(others_too[name], whole.images)
         console.print(f"{name} {value} ({ends}), {MEASURES[name]}".replace(" (-)", ""), markup=False, highlight=False)
@@ -93,8 +114,9 @@ def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int
     for choice in report.choices:
         for name, (before, now) in choice.changes.items():
             table.add_row(name, str(before), str(now))
-        calibration = choice.model.calibration
-        table.add_row("calibration (slope, offset)", "", f"{calibration.slope:.3f}, {calibration.offset:.3f}")
+        for name in ("calibration", "quality"):
+            platt = getattr(choice.model, name)
+            table.add_row(f"{name} (slope, offset)", "", f"{platt.slope:.3f}, {platt.offset:.3f}")
     console.print(table)
     meaning = MEASURES.get(report.measure, report.measure)
     lines = [
@@ -102,6 +124,19 @@ def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int
         f"difference {report.difference} (parameters alone: {report.uncalibrated})",
         f"existence: Brier score {report.raw.brier:.3f} -> {report.calibrated.brier:.3f}, "
         f"expected calibration error {report.raw.ece:.3f} -> {report.calibrated.ece:.3f}",
+        f"expected IoU: mean error {report.raw.iou_error:.3f} -> {report.calibrated.iou_error:.3f}, "
+        f"calibration error {report.raw.iou_ece:.3f} -> {report.calibrated.iou_ece:.3f}",
+        *(
+            f"IoU above {limit:.2g}: expected of {predicted:.3f} -> {report.calibrated.above[limit][0]:.3f} of the "
+            f"hypotheses, observed of {observed:.3f}"
+            for limit, (predicted, observed) in report.raw.above.items()
+        ),
+        "S by IoU: "
+        + ", ".join(
+            f"{name.removeprefix('S@')} {value.mean:.3f}"
+            for name, value in report.summary.measures.items()
+            if name.startswith("S@")
+        ),
         report.protocol,
         "nothing is written; give -o FOLDER for the tuned model" if options.output is None else f"in {options.output}",
     ]
@@ -116,6 +151,7 @@ def _honesty_table(honesty: Honesty, proofreading: Simulation | None, images: in
     for name, calibration in (("p_exists", honesty.existence), ("masks", honesty.mask)):
         table.add_row(f"{name}: Brier score", *_in_cells(calibration.brier, images), "0")
         table.add_row(f"{name}: calibration error", *_in_cells(calibration.ece, images), "0")
+    table.add_row("expected IoU: mean error", *_in_cells(honesty.expected_iou.error, images), "0")
     for name, value in honesty.at_threshold.items():
         table.add_row(f"{name} at {honesty.threshold:.3g} nats", *_in_cells(value, images), "1")
     risk, errors = honesty.ranking.risk, honesty.ranking.errors

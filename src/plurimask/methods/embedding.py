@@ -155,6 +155,8 @@ class Embedding(Method):
 class EmbeddingHead(Head):
     """1 x 1 convolutions: classes from the finest level, the embedding from several, doubled and summed upwards."""
 
+    method: Embedding
+
     def __init__(self, method: Embedding, backbone: Backbone) -> None:
         super().__init__()
         convolution = CONVOLUTIONS[backbone.ndim]

@@ -61,11 +61,14 @@ class Ranking(NamedTuple):
 
     Attributes:
         image: ``(D,)`` int64, the index of the object's image.
-        hit: ``(T, D)`` bool, whether it has taken a true object, at T thresholds.
+        hits: ``(H,)`` int64, places of the objects that have taken a true one: those of one threshold, rising, then of
+            the next.
+        starts: ``(T + 1,)`` int64, where the places of every threshold begin.
     """
 
     image: NDArray[np.int64]
-    hit: NDArray[np.bool_]
+    hits: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,8 @@ def _rank(
     ]
     pooled = by_confidence(np.concatenate([values[order] for values, order in zip(keys, orders, strict=True)]))
     owners = np.repeat(np.arange(len(images)), [len(order) for order in orders])
-    return Ranking(owners[pooled], np.ascontiguousarray(np.concatenate(hits, axis=1)[:, pooled]))
+    thresholds_hit, places = np.nonzero(np.concatenate(hits, axis=1)[:, pooled])
+    return Ranking(owners[pooled], places, np.searchsorted(thresholds_hit, np.arange(len(thresholds) + 1)))
 
 
 def _average(
@@ -225,30 +229,33 @@ def _precisions(ranking: Ranking, weights: NDArray[np.int64], truth_counts: NDAr
     """``(T,)`` average precision where image i occurs ``weights[i]`` times; 0 where there is no true object."""
     total = int(weights @ truth_counts)
     needed = np.searchsorted(np.arange(total + 1) / max(1, total), _RECALLS)
-    areas: NDArray[np.float64] = _areas(ranking.image, ranking.hit, weights, needed)
+    areas: NDArray[np.float64] = _areas(*ranking, weights, needed)
     return areas
 
 
 @njit(cache=True)
 def _areas(
-    image: NDArray[np.int64], hit: NDArray[np.bool_], weights: NDArray[np.int64], needed: NDArray[np.int64]
+    image: NDArray[np.int64],
+    hits: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    weights: NDArray[np.int64],
+    needed: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """needed: the least number of hits that reaches each of the recalls, ascending."""
-    areas = np.zeros(len(hit))
+    areas = np.zeros(len(starts) - 1)
     best = np.empty(len(needed))
-    for place in range(len(hit)):
+    listed = weights[image].cumsum()
+    for threshold in range(len(areas)):
         best[:] = 0  # the largest precision while just this recall was reached
-        tp, listed, level = 0, 0, 0
-        for position in range(len(image)):
-            # The copies of an object come at once: within a run of hits precision grows, so that its end is enough.
-            weight = weights[image[position]]
-            listed += weight
-            tp += weight * hit[place, position]
+        tp, level = 0, 0
+        for place in hits[starts[threshold] : starts[threshold + 1]]:
+            # Only hits raise precision. The copies of an object come at once: the last of them has the largest.
+            tp += weights[image[place]]
             while level + 1 < len(needed) and tp >= needed[level + 1]:
                 level += 1
-            best[level] = max(best[level], tp / max(1, listed))
+            best[level] = max(best[level], tp / max(1, listed[place]))
         ceiling = 0.0
         for reached in range(len(needed) - 1, -1, -1):
             ceiling = max(ceiling, best[reached])
-            areas[place] += ceiling / len(needed)
+            areas[threshold] += ceiling / len(needed)
     return areas

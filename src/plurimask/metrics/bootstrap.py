@@ -69,19 +69,13 @@ def interval(
         ValueError: there is no image, a value is not finite, or level or resamples are out of range.
     """
     rows = _checked(values)
-    if not 0 < level < 1 or resamples < 1:
-        raise ValueError(f"level must be in (0, 1) and resamples at least 1, not {level} and {resamples}.")
-    generator = np.random.default_rng(seed)
-    step = max(1, _CHUNK // rows.size)
-    sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
-    drawn = [statistic(rows[generator.integers(len(rows), size=(size, len(rows)))]) for size in sizes]
-    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(_drawn(rows, statistic, level, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(statistic(rows[None])[0]), float(low), float(high))
 
 
 def interval_of_share(
     values: ArrayLike,
-    statistic: Callable[[NDArray[np.float64], float], NDArray[np.float64]],
+    statistic: Statistic,
     *,
     level: float = 0.95,
     resamples: int = 10_000,
@@ -92,21 +86,18 @@ def interval_of_share(
     Such a resample says nothing. It counts 0 for the lower end and 1 for the upper one, so that the interval is rather
     too wide. Where the images themselves have no denominator, value and both ends are NaN.
 
-    statistic: as that of :func:`interval`; its second argument is what it gives for 0 / 0.
+    statistic: as that of :func:`interval`, NaN for 0 / 0.
 
     Raises:
         ValueError: as :func:`interval`.
     """
-    value = float(statistic(np.asarray(values, np.float64)[None], math.nan)[0])
+    value = float(statistic(np.asarray(values, np.float64)[None])[0])
     if math.isnan(value):
         return Interval(value, math.nan, math.nan)
-
-    def drawn_again(empty: float) -> Interval:
-        return interval(
-            values, level=level, resamples=resamples, seed=seed, statistic=lambda drawn: statistic(drawn, empty)
-        )
-
-    return Interval(value, drawn_again(0.0).low, drawn_again(1.0).high)
+    drawn = _drawn(_checked(values), statistic, level, resamples, seed)
+    low = np.quantile(np.nan_to_num(drawn, nan=0.0), (1 - level) / 2)
+    high = np.quantile(np.nan_to_num(drawn, nan=1.0), (1 + level) / 2)
+    return Interval(value, float(low), float(high))
 
 
 def paired_difference(
@@ -124,6 +115,18 @@ def paired_difference(
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"a has shape {first.shape}, b {second.shape}; wanted is one value per image in both, (n,).")
     return interval(first - second, level=level, resamples=resamples, seed=seed)
+
+
+def _drawn(
+    rows: NDArray[np.float64], statistic: Statistic, level: float, resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """``(resamples,)`` the statistic of images that were drawn again."""
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(f"level must be in (0, 1) and resamples at least 1, not {level} and {resamples}.")
+    generator = np.random.default_rng(seed)
+    step = max(1, _CHUNK // rows.size)
+    sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
+    return np.concatenate([statistic(rows[generator.integers(len(rows), size=(size, len(rows)))]) for size in sizes])
 
 
 def _checked(values: ArrayLike) -> NDArray[np.float64]:

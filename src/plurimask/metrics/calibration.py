@@ -2,7 +2,7 @@
 
 Two claims are tested: that an object exists (:func:`existence_forecasts`), and that a pixel belongs to an object
 (:func:`mask_forecasts`). Both give :class:`Forecasts`, one set per image; :func:`pool` joins those of several images.
-:func:`iou_reliability` tests a third one, how well an object fits.
+:func:`iou_reliability` tests a third one, how well an object fits (:func:`iou_forecasts`).
 
 **Where there is no forecast, every measure is NaN**, which JSON cannot hold: who writes these numbers must write null.
 """
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from plurimask.instances import Instances, slices
 from plurimask.metrics.matching import match_greedily
+from plurimask.metrics.selective import observed_ious
 from plurimask.probabilistic import ProbabilisticInstances
 
 
@@ -149,6 +150,21 @@ def mask_forecasts(truth: Instances, found: ProbabilisticInstances, *, min_iou: 
     return Forecasts(np.arange(found.draws + 1) / found.draws, *totals)
 
 
+def iou_forecasts(
+    truth: Instances, found: ProbabilisticInstances, *, min_iou: float = 0.5
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``(n,)`` expected and observed IoU of every hypothesis with a pixel, rejected ones too.
+
+    Observed is that with the partner of :func:`existence_forecasts`, 0 where there is none.
+
+    Raises:
+        ValueError: the images differ in shape, or min_iou is out of range.
+    """
+    observed = observed_ious(match_greedily(truth, found.hypotheses(), min_iou=min_iou))
+    known = np.isfinite(found.expected_ious)
+    return found.expected_ious[known], observed[known]
+
+
 def pool(images: Sequence[Forecasts]) -> Forecasts:
     """The forecasts of all images, those of equal probability in one row.
 
@@ -186,6 +202,11 @@ class IouReliability:
     above: NDArray[np.float64]
     predicted_above: NDArray[np.float64]
     observed_above: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """Mean over objects of |predicted - observed|, both being means of a bin; NaN without objects."""
+        return _mean(self.count * np.abs(self.predicted - self.observed), self.count)
 
 
 def iou_reliability(

@@ -134,13 +134,12 @@ def _counting(objects: Instances, box: NDArray[np.int64]) -> Instances:
     start, stop = box
     meets = ((objects.boxes[:, 0] < stop) & (objects.boxes[:, 1] > start)).all(axis=1)
     part = objects.select(meets).crop(box)
-    # Not the boxes of the objects: these may be wider than their masks.
-    tight = [bounding_box(mask) for mask in part.masks]
-    inside = [
-        index
-        for index, (corner, extent) in enumerate(zip(part.boxes[:, 0], tight, strict=True))
-        if extent is not None
-        and (corner + extent[0] >= _FRAME).all()
-        and (corner + extent[1] <= np.array(part.shape) - _FRAME).all()
-    ]
+    low, high = _FRAME, np.array(part.shape) - _FRAME
+    inside = ((part.boxes[:, 0] >= low) & (part.boxes[:, 1] <= high)).all(axis=1) & (part.areas > 0)
+    # Boxes may be wider than the masks in them: those that reach into the frame are looked at.
+    for index in np.flatnonzero(~inside & (part.areas > 0)).tolist():
+        tight = bounding_box(part.masks[index])
+        if tight is not None:
+            start, stop = part.boxes[index, 0] + tight
+            inside[index] = (start >= low).all() and (stop <= high).all()
     return part.select(inside)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 from plurimask.instances import Instances
 from plurimask.ops.assignment import maximum_assignment
@@ -81,7 +82,8 @@ def match_many(truth: Instances, found: Instances, thresholds: Sequence[float]) 
 def match_ious(ious: csr_array, thresholds: Sequence[float]) -> tuple[Matching, ...]:
     """:func:`match` at every threshold from the ``(n, m)`` matrix of IoUs; zeros are not stored."""
     _check(thresholds)
-    return tuple(_assign(ious, min_iou=threshold) for threshold in thresholds)
+    meetings = _Meetings.of(ious)
+    return tuple(_assign(meetings, min_iou=threshold) for threshold in thresholds)
 
 
 def match_greedily(truth: Instances, found: Instances, *, min_iou: float) -> Matching:
@@ -149,14 +151,54 @@ def _check(thresholds: Sequence[float]) -> None:
             raise ValueError(f"an IoU threshold must be in (0, 1], not {threshold}.")
 
 
-def _assign(ious: csr_array, *, min_iou: float) -> Matching:
-    truth_count, found_count = ious.shape
-    gains = (ious.data >= min_iou) + ious.data / (2 * max(1, min(ious.shape)))
-    rows, columns = maximum_assignment(csr_array((gains, ious.indices, ious.indptr), shape=ious.shape))
-    values = ious[rows][:, columns].diagonal()
-    kept = values >= min_iou
-    pairs = np.stack([rows[kept], columns[kept]], axis=1)
-    return Matching(pairs, values[kept], truth_count, found_count, min_iou=min_iou)
+@dataclass(frozen=True)
+class _Meetings:
+    """The E pairs that share a pixel, row by row of the ``(n, m)`` matrix of IoUs.
+
+    Attributes:
+        rows: ``(E,)``.
+        columns: ``(E,)``, rising in every row.
+        ious: ``(E,)``.
+        home: ``(E,)`` which connected component of the graph a pair belongs to.
+        shape: n and m.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    ious: NDArray[np.float64]
+    home: NDArray[np.int64]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, ious: csr_array) -> _Meetings:
+        entries = coo_array(ious.sorted_indices())
+        rows, columns = (part.astype(np.int64) for part in entries.coords)
+        nodes = sum(ious.shape)
+        graph = coo_array((entries.data > 0, (rows, columns + ious.shape[0])), shape=(nodes, nodes))
+        home = connected_components(graph, directed=False)[1][rows] if len(rows) else rows
+        return cls(rows, columns, entries.data, home, ious.shape)
+
+
+def _assign(meetings: _Meetings, *, min_iou: float) -> Matching:
+    rows, columns, home = meetings.rows, meetings.columns, meetings.home
+    near = meetings.ious >= min_iou
+    # Of near pairs that have no object in common all are matched; only components where some have are a question.
+    rivals = near & (_shared(rows, near) | _shared(columns, near))
+    asked = np.isin(home, home[rivals])
+    chosen = near & ~asked
+    if asked.any():
+        gains = near[asked] + meetings.ious[asked] / (2 * max(1, min(meetings.shape)))
+        taken = maximum_assignment(csr_array((gains, (rows[asked], columns[asked])), shape=meetings.shape))
+        places = rows * meetings.shape[1] + columns  # rising
+        chosen[np.searchsorted(places, taken[0] * meetings.shape[1] + taken[1])] = True
+    chosen &= near
+    pairs = np.stack([rows[chosen], columns[chosen]], axis=1)
+    return Matching(pairs, meetings.ious[chosen], *meetings.shape, min_iou=min_iou)
+
+
+def _shared(objects: NDArray[np.int64], near: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``(E,)`` whether the object of a pair, row or column, is in several near pairs."""
+    return np.asarray(np.bincount(objects[near], minlength=objects.max(initial=-1) + 1)[objects] > 1)
 
 
 @njit(cache=True)

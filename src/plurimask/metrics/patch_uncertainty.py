@@ -123,7 +123,7 @@ class PatchCurve:
         return {name: draw(partial(_pooled, column)) for column, name in enumerate(MEASURES)}
 
     def _values(self) -> NDArray[np.float64]:
-        return _quotients(self.counts.sum(axis=0), empty=math.nan)
+        return _quotients(self.counts.sum(axis=0))
 
     def _place(self, threshold: float) -> int:
         places = np.flatnonzero(np.isclose(self.thresholds, threshold, rtol=0, atol=1e-12))
@@ -148,23 +148,24 @@ def patches(
     if size < 1:
         raise ValueError(f"a patch of {size} pixels along an axis is none; size must be at least 1.")
     hypotheses = _hypotheses(found, counted)
+    true, matched = match(truth, counted, min_iou=min_iou).pairs.T
+    reach, partners = counted.boxes.copy(), np.repeat(counted.boxes[:, :1], 2, axis=1)
+    masks = [np.zeros((0,) * found.ndim, np.bool_)] * len(counted)  # of the partners, nothing where there is none
+    reach[matched, 0] = np.minimum(reach[matched, 0], truth.boxes[true, 0])
+    reach[matched, 1] = np.maximum(reach[matched, 1], truth.boxes[true, 1])
+    partners[matched] = truth.boxes[true]
+    for index, partner in zip(matched.tolist(), true.tolist(), strict=True):
+        masks[index] = truth.masks[partner]
+    windows = _windows(reach, counted.shape, size)
+    known = _tiles(counted.boxes, counted.masks, windows, size=size)
+    right = _tiles(partners, masks, windows, size=size)
+    counts = _tiles(found.boxes[hypotheses], [found.counts[index] for index in hypotheses.tolist()], windows, size=size)
+    kept = known.any(axis=1) | right.any(axis=1)
+    positive, hit = known[kept].sum(axis=1), (known & right)[kept].sum(axis=1)
     levels = uncertainty.binary_entropy(np.arange(found.draws + 1) / found.draws)
-    partner = dict(match(truth, counted, min_iou=min_iou).pairs[:, ::-1].tolist())
-    entropies, accurate = [np.zeros(0)], [np.zeros(0, np.bool_)]
-    for index, hypothesis in enumerate(hypotheses):
-        true = truth.select([partner[index]] if index in partner else [])
-        window = _window(np.concatenate([counted.boxes[[index]], true.boxes]), counted.shape, size)
-        known = _placed(counted.boxes[index], counted.masks[index], window)
-        right = np.zeros_like(known)
-        for box, mask in zip(true.boxes, true.masks, strict=True):
-            right |= _placed(box, mask, window)
-        doubt = levels[_placed(found.boxes[hypothesis], found.counts[hypothesis], window)]
-        positive, hit = _sums(known, size), _sums(known & right, size)
-        kept = (positive > 0) | (_sums(right, size) > 0)
-        # A sum of many roundings of ln 2 may exceed ln 2, which no entropy does.
-        entropies.append(np.minimum(_sums(doubt, size)[kept] / size**found.ndim, math.log(2)))
-        accurate.append(((positive > 0) & (2 * hit >= positive))[kept])
-    return Patches(np.concatenate(entropies), np.concatenate(accurate))
+    # A sum of many roundings of ln 2 may exceed ln 2, which no entropy does.
+    entropies = np.minimum(levels[counts[kept]].sum(axis=1) / size**found.ndim, math.log(2))
+    return Patches(entropies, (positive > 0) & (2 * hit >= positive))
 
 
 def curve(images: Sequence[Patches], thresholds: Sequence[float] = THRESHOLDS) -> PatchCurve:
@@ -181,51 +182,55 @@ def curve(images: Sequence[Patches], thresholds: Sequence[float] = THRESHOLDS) -
     return PatchCurve(levels, np.stack([image.counts(levels) for image in images]))
 
 
-def _hypotheses(found: ProbabilisticInstances, counted: Instances) -> list[int]:
+def _hypotheses(found: ProbabilisticInstances, counted: Instances) -> NDArray[np.int64]:
     if found.shape != counted.shape:
         raise ValueError(f"the counted objects' image has shape {counted.shape}, that of their counts {found.shape}.")
     if "hypothesis" not in counted.features:
         raise ValueError("counted objects need the feature 'hypothesis'; take those of found.threshold() or best().")
-    indices: list[int] = counted.features["hypothesis"].tolist()
-    if any(not 0 <= index < len(found) for index in indices):
+    indices = np.asarray(counted.features["hypothesis"], np.int64)
+    if ((indices < 0) | (indices >= len(found))).any():
         raise ValueError(
-            f"counted are the hypotheses {indices}, but only {len(found)} were found: are both one image's?"
+            f"counted are the hypotheses {indices.tolist()}, but only {len(found)} were found: are both one image's?"
         )
     return indices
 
 
-def _quotients(counts: NDArray[np.int64] | NDArray[np.float64], *, empty: float) -> NDArray[np.float64]:
-    """``(..., 4)`` counts -> ``(..., 3)`` Eqs. 6-8; ``empty`` for 0 / 0."""
+def _quotients(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(..., 4)`` counts -> ``(..., 3)`` Eqs. 6-8; NaN for 0 / 0."""
     wholes = counts @ _WHOLES.T
-    quotients: NDArray[np.float64] = np.full(wholes.shape, empty)
+    quotients: NDArray[np.float64] = np.full(wholes.shape, math.nan)
     np.divide(counts @ _PARTS.T, wholes, out=quotients, where=wholes > 0)
     return quotients
 
 
-def _pooled(column: int, counts: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
-    """``(R, n, 4)`` counts of n images -> ``(R,)`` one of Eqs. 6-8 over all of them; ``empty`` for 0 / 0."""
-    return _quotients(counts.sum(axis=1), empty=empty)[:, column]
+def _pooled(column: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(R, n, 4)`` counts of n images -> ``(R,)`` one of Eqs. 6-8 over all of them; NaN for 0 / 0."""
+    return _quotients(counts.sum(axis=1))[:, column]
 
 
-def _window(boxes: NDArray[np.int64], shape: tuple[int, ...], size: int) -> NDArray[np.int64]:
-    """``(2, D)`` the whole patches of the image's grid that the boxes ``(K, 2, D)`` reach into."""
-    start, stop = boxes[:, 0].min(axis=0) // size, -(-boxes[:, 1].max(axis=0) // size)
+def _windows(boxes: NDArray[np.int64], shape: tuple[int, ...], size: int) -> NDArray[np.int64]:
+    """``(M, 2, D)`` the whole patches of the image's grid that each of the boxes ``(M, 2, D)`` reaches into."""
+    start, stop = boxes[:, 0] // size, -(-boxes[:, 1] // size)
     grid = np.asarray(shape, np.int64) // size
-    window: NDArray[np.int64] = np.stack([np.minimum(start, grid), np.minimum(stop, grid)]) * size
-    return window
+    return np.stack([np.minimum(start, grid), np.minimum(stop, grid)], axis=1) * size
 
 
-def _placed(box: NDArray[np.int64], crop: NDArray[Any], window: NDArray[np.int64]) -> NDArray[Any]:
-    """A crop in its box -> the same in a window, 0 elsewhere; what sticks out is cut off."""
-    placed = np.zeros(window[1] - window[0], crop.dtype)
-    common = np.stack([np.maximum(box[0], window[0]), np.minimum(box[1], window[1])])
-    if (common[0] < common[1]).all():
-        placed[slices(common - window[0])] = crop[slices(common - box[0])]
-    return placed
+def _tiles(
+    boxes: NDArray[np.int64], crops: Sequence[NDArray[Any]], windows: NDArray[np.int64], *, size: int
+) -> NDArray[np.uint8]:
+    """``(P, size**D)`` the patches of all windows, pixels of M crops in their boxes, 0 elsewhere.
 
-
-def _sums(pixels: NDArray[np.bool_] | NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Sum over every patch of a window of whole patches; one axis per axis of the window."""
-    split = [part for length in pixels.shape for part in (length // size, size)]
-    sums: NDArray[np.float64] = pixels.reshape(split).sum(axis=tuple(range(1, 2 * pixels.ndim, 2)), dtype=np.float64)
-    return sums
+    What sticks out of a crop's window is cut off.
+    """
+    start = np.maximum(boxes[:, 0], windows[:, 0])
+    common = np.stack([start, np.maximum(start, np.minimum(boxes[:, 1], windows[:, 1]))], axis=1)
+    places, parts = common - windows[:, :1], common - boxes[:, :1]
+    ndim = boxes.shape[2]
+    order = (*range(0, 2 * ndim, 2), *range(1, 2 * ndim, 2))
+    tiles = [np.zeros((0, size**ndim), np.uint8)]
+    for crop, extent, place, part in zip(crops, windows[:, 1] - windows[:, 0], places, parts, strict=True):
+        placed = np.zeros(extent, crop.dtype)
+        placed[slices(place)] = crop[slices(part)]
+        split = [number for length in placed.shape for number in (length // size, size)]
+        tiles.append(placed.reshape(split).transpose(order).reshape(-1, size**ndim))
+    return np.concatenate(tiles)

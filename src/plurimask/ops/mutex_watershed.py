@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import mwatershed  # type: ignore[import-untyped]
+import mwatershed
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plurimask.posteriors.dropout import Dropout, draws, fill
 from plurimask.posteriors.weights import squared_norm
 from plurimask.protocols import Context, NetworkFactory, Outputs, Posterior
 
@@ -54,9 +55,8 @@ class ConcreteDropout(Posterior):
         self.length_scale, self.entropy_scale = length_scale, entropy_scale
         self.start, self.rate_speed = start, rate_speed
         self.network = network()
-        for slot, _ in self.network.backbone.slots():
-            if slot.level >= start or slot.name.startswith("decoder"):
-                slot.dropout = ChannelDropout(slot.channels, rate=initial_rate, temperature=temperature)
+        make = partial(ChannelDropout, rate=initial_rate, temperature=temperature)
+        fill(self.network.backbone, make, start=start)
 
     def layers(self) -> list[tuple[str, ChannelDropout, Tensor]]:
         """Name, dropout and weight of every layer with dropout, in the order of the forward pass."""
@@ -82,18 +82,7 @@ class ConcreteDropout(Posterior):
         return total
 
     def draws(self, window: Tensor, seeds: Sequence[int], *, context: Context) -> Iterator[Outputs]:
-        shared = self.network.backbone.shared(window)
-        for seed in seeds:
-            self._fix(seed)
-            try:
-                outputs: Outputs = self.network.head(self.network.backbone.finish(shared))
-            finally:
-                self._fix(None)
-            yield outputs
-
-    def _fix(self, seed: int | None) -> None:
-        for number, (_, dropout, _) in enumerate(self.layers()):
-            dropout.fixed = None if seed is None else uniform(seed, number, dropout.channels)
+        return draws(self.network, window, seeds)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         rates = [dropout.logit for _, dropout, _ in self.layers()]
@@ -108,7 +97,7 @@ class ConcreteDropout(Posterior):
         return {f"rate.{name}": float(dropout.rate.detach()) for name, dropout, _ in self.layers()}
 
 
-class ChannelDropout(nn.Module):
+class ChannelDropout(Dropout):
     """Drops whole channels with a learned probability, relaxed so that it has a gradient.
 
     ``z = 1 - sigmoid((logit(p) + logit(u)) / T)`` with u uniform (Gal et al. 2017, Eq. 5); the layer behind sees
@@ -116,12 +105,9 @@ class ChannelDropout(nn.Module):
     """
 
     def __init__(self, channels: int, *, rate: float, temperature: float) -> None:
-        super().__init__()
-        if not 0 < rate < 1:
-            raise ValueError(f"a dropout rate lies between 0 and 1, not at {rate}.")
-        self.channels, self.temperature = channels, temperature
+        super().__init__(channels, rate=rate)
+        self.temperature = temperature
         self.logit = nn.Parameter(torch.tensor(math.log(rate / (1 - rate))))
-        self.fixed: Tensor | None = None  # (1, channels) uniform numbers of one draw
 
     @property
     def rate(self) -> Tensor:
@@ -133,16 +119,7 @@ class ChannelDropout(nn.Module):
         rate = self.rate
         return -(rate * torch.log(rate + EPSILON) + (1 - rate) * torch.log(1 - rate + EPSILON))
 
-    def forward(self, features: Tensor) -> Tensor:
-        noise = torch.rand(len(features), self.channels) if self.fixed is None else self.fixed
-        noise = noise.to(features.device)
+    def factor(self, noise: Tensor) -> Tensor:
         logit = torch.log(noise + EPSILON) - torch.log(1 - noise + EPSILON)
         keep = 1 - torch.sigmoid((self.logit + logit) / self.temperature)
-        factor = (keep / (1 - self.rate)).to(features.dtype)
-        return features * factor.reshape(*factor.shape, *(1,) * (features.ndim - 2))
-
-
-def uniform(seed: int, layer: int, channels: int) -> Tensor:
-    """``(1, channels)`` uniform numbers, a function of seed and layer on every device."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, layer]))
-    return torch.from_numpy(generator.random((1, channels), dtype=np.float32))
+        return keep / (1 - self.rate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,7 +18,7 @@ class Deterministic(Posterior):
         weight_decay: weight of the squared norm of all kernels in the loss (R20: 1e-6).
     """
 
-    stochastic: ClassVar[bool] = False
+    distinct = 1
 
     def __init__(self, network: NetworkFactory, *, weight_decay: float = 1e-6) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +147,7 @@ class Scene:
     @cached_property
     def doubts(self) -> NDArray[np.float64]:
         """``(N,)`` how wrong each hypothesis' being shown or not is expected to be."""
-        return uncertainty.doubt(self.doubtful.existence, self.doubtful.agreements, self.shown)
+        return uncertainty.doubt(self.doubtful.expected_ious, self.shown)
 
     @cached_property
     def patches(self) -> tuple[_Patches, ...]:
@@ -160,7 +161,11 @@ class Scene:
     @cached_property
     def claimants(self) -> tuple[frozenset[int], ...]:
         """The found objects whose counterpart each true object is."""
-        return tuple(frozenset(np.flatnonzero(self.counterpart == truth).tolist()) for truth in range(len(self.truth)))
+        claimants: list[list[int]] = [[] for _ in range(len(self.truth))]
+        for found, truth in enumerate(self.counterpart.tolist()):
+            if truth >= 0:
+                claimants[truth].append(found)
+        return tuple(map(frozenset, claimants))
 
     def corrected(self, looked_at: Iterable[int], near: Iterable[int]) -> tuple[frozenset[int], frozenset[int]]:
         """The found objects that go and the true ones that come in.
@@ -168,48 +173,49 @@ class Scene:
         looked_at: found objects; near: true ones, of which only the missed matter.
         """
         looked_at = frozenset(looked_at)
-        wanted = frozenset(int(self.counterpart[found]) for found in looked_at) - {-1}
-        claimants = frozenset(found for truth in wanted for found in self.claimants[truth])
-        return looked_at | claimants, wanted | (self.missed & frozenset(near))
+        wanted = frozenset(self.counterpart[list(looked_at)].tolist()) - {-1}
+        claimants = (self.claimants[truth] for truth in wanted)
+        return looked_at.union(*claimants), wanted | self.missed.intersection(near)
 
 
 def at_peaks(scene: Scene) -> Queue:
     """R20's inspections, one for every hypothesis: at its peak."""
-    shape = scene.truth.shape
-    places = _places([patches.around_peak(shape) for patches in scene.patches], shape)
+    places = _around_peaks(scene)
     found_there, truth_there = intersections(places, scene.found), intersections(places, scene.truth)
     touching = intersections(places, _supports(scene.doubtful))
-    own = np.full(len(scene.doubtful), -1, np.int64)
-    own[scene.hypothesis] = np.arange(len(scene.found))
+    own = dict(zip(scene.hypothesis.tolist(), range(len(scene.found)), strict=True))
+    shown = scene.shown.tolist()
     rivals = _neighbours(scene.doubtful.conflicts, len(scene.doubtful))
     inspections = []
     for index in range(len(scene.doubtful)):
         # The mask of an object may have no pixel next to its peak; the object is what is asked about nevertheless.
-        looked_at = {*_row(found_there, index), int(own[index])} - {-1}
+        looked_at = {*_row(found_there, index), own.get(index, -1)} - {-1}
         goes, comes = scene.corrected(looked_at, _row(truth_there, index))
         corrected = set(scene.hypothesis[sorted(goes)].tolist())
         others = {*_row(touching, index), *(rival for one in corrected for rival in rivals[one])}
-        settled = corrected | {index} | {other for other in others if not scene.shown[other]}
+        settled = corrected | {index} | {other for other in others if not shown[other]}
         inspections.append(Inspection(goes, comes, frozenset(settled)))
     return Queue(tuple(inspections), scene.doubts, np.array([patches.peak for patches in scene.patches]))
 
 
 def at_objects(scene: Scene) -> Queue:
     """Inspections of whole objects, one for every group of hypotheses that are rivals or have one counterpart."""
-    shape = scene.truth.shape
-    places = _places([patches.around_all(shape) for patches in scene.patches], shape)
-    truth_there = intersections(places, scene.truth)
+    near = _near(scene)
     peaks = np.array([patches.peak for patches in scene.patches])
     group_of = _groups(scene)
-    inspections, doubts, highest = [], [], []
-    for number in range(group_of.max(initial=-1) + 1):
-        members = np.flatnonzero(group_of == number)
-        looked_at = np.flatnonzero(group_of[scene.hypothesis] == number).tolist()
-        near = [truth for member in members.tolist() for truth in _row(truth_there, member)]
-        inspections.append(Inspection(*scene.corrected(looked_at, near), frozenset({number})))
-        doubts.append(scene.doubts[members].max())
-        highest.append(peaks[members].max())
-    return Queue(tuple(inspections), np.array(doubts), np.array(highest))
+    looked_at: list[list[int]] = [[] for _ in range(group_of.max(initial=-1) + 1)]
+    missed, doubts, highest = [list[int]() for _ in looked_at], np.zeros(len(looked_at)), np.zeros(len(looked_at))
+    for found, group in enumerate(group_of[scene.hypothesis].tolist()):
+        looked_at[group].append(found)
+    for member, group in enumerate(group_of.tolist()):
+        missed[group] += near[member]
+    np.maximum.at(doubts, group_of, scene.doubts)
+    np.maximum.at(highest, group_of, peaks)
+    inspections = [
+        Inspection(*scene.corrected(*both), frozenset({number}))
+        for number, both in enumerate(zip(looked_at, missed, strict=True))
+    ]
+    return Queue(tuple(inspections), doubts, highest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,41 +234,71 @@ class _Patches:
 
     @classmethod
     def of(cls, box: NDArray[np.int64], counts: NDArray[np.uint8], levels: NDArray[np.float64]) -> _Patches:
-        origin = box[0] // PATCH
-        grid = -(-box[1] // PATCH) - origin
-        padded = np.zeros(grid * PATCH, np.uint8)
-        padded[slices(box - origin * PATCH)] = counts
-        tiles = padded.reshape([size for length in grid for size in (length, PATCH)])
-        within = tuple(range(1, tiles.ndim, 2))
-        entropies = (levels[tiles].sum(axis=within) / PATCH**counts.ndim).round(_DIGITS)
-        return cls(origin, tiles.sum(axis=within, dtype=np.int64), entropies)
+        origin, tiles = _tiles(box, counts)
+        entropies = (levels[tiles].sum(axis=_within(tiles)) / PATCH**counts.ndim).round(_DIGITS)
+        return cls(origin, tiles.sum(axis=_within(tiles), dtype=np.int64), entropies)
 
-    @property
+    @cached_property
     def peak(self) -> float:
+        """The highest entropy."""
         return float(self.entropies.max(initial=0.0))
 
-    def around_peak(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], Mask]:
-        """Box and mask of the peak with what is next to it."""
+    @property
+    def place(self) -> list[int]:
+        """Of the peak on the grid, D numbers."""
         best = np.where(self.entropies == self.peak, self.counts, -1)
-        start = (self.origin + np.unravel_index(int(best.argmax()), best.shape) - 1) * PATCH
-        box = np.stack([np.maximum(start, 0), np.minimum(start + 3 * PATCH, shape)])
-        return box, np.ones(box[1] - box[0], np.bool_)
+        place: list[int] = (self.origin + np.unravel_index(best.argmax(), best.shape)).tolist()
+        return place
 
-    def around_all(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], Mask]:
-        """Box and mask of all patches that any draw has a pixel in, with what is next to them."""
-        ndim = self.counts.ndim
-        grown = np.zeros(np.array(self.counts.shape) + 2, np.bool_)
-        grown[(slice(1, -1),) * ndim] = self.counts > 0
-        grown = ndimage.binary_dilation(grown, np.ones((3,) * ndim))
-        for axis in range(ndim):
-            grown = np.repeat(grown, PATCH, axis)
-        start = (self.origin - 1) * PATCH
-        box = np.stack([np.maximum(start, 0), np.minimum(start + grown.shape, shape)])
-        return box, grown[slices(box - start)]
+
+def _around_peaks(scene: Scene) -> Instances:
+    """For every hypothesis the pixels of its peak and of the patches next to it."""
+    ndim = scene.truth.ndim
+    start = (np.array([patches.place for patches in scene.patches], np.int64).reshape(-1, ndim) - 1) * PATCH
+    boxes = np.stack([np.maximum(start, 0), np.minimum(start + 3 * PATCH, scene.truth.shape)], axis=1)
+    masks = [np.ones(size, np.bool_) for size in (boxes[:, 1] - boxes[:, 0]).tolist()]
+    return Instances.from_crops(boxes, masks, scene.truth.shape)
+
+
+def _near(scene: Scene) -> list[list[int]]:
+    """For every hypothesis the missed objects with a pixel in or next to a patch that any draw has a pixel of it in.
+
+    Counted in patches instead of pixels, on a grid with one more patch on every side of the image. What is next to what
+    is mutual: it is the missed objects, a few, that grow by a patch.
+    """
+    shape = [-(-size // PATCH) + 2 for size in scene.truth.shape]
+    missed = sorted(scene.missed)
+    objects = [_grown(scene.truth.boxes[index], scene.truth.masks[index]) for index in missed]
+    seen = [(patches.origin + 1, patches.counts > 0) for patches in scene.patches]
+    there = intersections(_places(seen, shape), _places(objects, shape))
+    return [[missed[place] for place in _row(there, index)] for index in range(len(seen))]
+
+
+def _grown(box: NDArray[np.int64], mask: Mask) -> tuple[NDArray[np.int64], Mask]:
+    """The patches that a mask has a pixel in, with what is next to them; the grid begins one patch before the image."""
+    origin, tiles = _tiles(box, mask)
+    patches = np.pad(tiles.any(axis=_within(tiles)), 1)
+    return origin, ndimage.binary_dilation(patches, np.ones((3,) * patches.ndim))
 
 
 def _places(parts: Sequence[tuple[NDArray[np.int64], Mask]], shape: Sequence[int]) -> Instances:
-    return Instances.from_crops([box for box, _ in parts], [mask for _, mask in parts], shape)
+    """From where a mask begins, and the mask."""
+    boxes = [[origin, origin + mask.shape] for origin, mask in parts]
+    return Instances.from_crops(np.array(boxes, np.int64), [mask for _, mask in parts], shape)
+
+
+def _tiles(box: NDArray[np.int64], crop: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A crop in its box, cut into patches: where the first one lies on the grid, and ``(rows, 4, columns, 4)``."""
+    origin = box[0] // PATCH
+    grid = -(-box[1] // PATCH) - origin
+    padded = np.zeros(grid * PATCH, crop.dtype)
+    padded[slices(box - origin * PATCH)] = crop
+    return origin, padded.reshape([size for length in grid.tolist() for size in (length, PATCH)])
+
+
+def _within(tiles: NDArray[Any]) -> tuple[int, ...]:
+    """The axes of :func:`_tiles` that run within a patch."""
+    return tuple(range(1, tiles.ndim, 2))
 
 
 def _supports(doubtful: ProbabilisticInstances) -> Instances:

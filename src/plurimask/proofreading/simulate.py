@@ -29,7 +29,7 @@ from plurimask.instances import Instances
 from plurimask.metrics.bootstrap import Interval, paired_difference
 from plurimask.metrics.segmentation import THRESHOLDS
 from plurimask.probabilistic import ProbabilisticInstances
-from plurimask.proofreading.corrections import Corrections
+from plurimask.proofreading.corrections import Components, Corrections
 from plurimask.proofreading.inspections import Scene, at_objects, at_peaks
 
 CORRECTIONS = (0, 5, 10, 15, 20)
@@ -41,9 +41,31 @@ SHARES = np.linspace(0, 1, 101)
 _QUEUES = {"peak": at_peaks, "object": at_objects}
 _ORDERS = ("peaks", "doubt", "random", "ideal")
 _PER_IMAGES = 50
+_CHUNK = 1 << 20  # counts of random orders at a time, however many objects an image has
 
 Visits = list[tuple[int, int]]
 """(image, inspection), one after the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Review:
+    """What has to be kept of one image; the masks may go.
+
+    Attributes:
+        corrections: kind of inspection -> its queue, and what every inspection changes.
+        truth_count: number of true objects.
+        missed: indices of those that are the counterpart of nothing found.
+        thresholds: the R intersections over union from which a pair counts.
+    """
+
+    corrections: Mapping[str, Corrections]
+    truth_count: int
+    missed: frozenset[int]
+    thresholds: tuple[float, ...]
+
+    def unreachable(self, kind: str) -> int:
+        """How many of the missed objects no inspection of this kind puts in."""
+        return len(self.missed - self.corrections[kind].queue.within_reach())
 
 
 @dataclass(frozen=True)
@@ -127,46 +149,69 @@ def simulate(
     Raises:
         ValueError: no image, an image and its truth of different shapes, an option out of range.
     """
-    _check(images, thresholds=thresholds, corrections=corrections, repeats=repeats)
-    scenes = [_scene(number, *image, choose=choose) for number, image in enumerate(images)]
-    numbers = tuple((2 * number * len(images) + _PER_IMAGES) // (2 * _PER_IMAGES) for number in corrections)
-    rows, curves, unreachable = list[Row](), dict[str, Curve](), dict[str, int]()
-    for kind, queue in _QUEUES.items():
-        reviews = [Corrections.of(scene, queue(scene), thresholds=thresholds, empty=empty) for scene in scenes]
-        for order in _ORDERS:
-            s = _after(reviews, order, numbers, repeats=repeats, seed=seed)
-            rows.append(Row(kind, order, numbers, s, s.mean(axis=1)))
-        both = zip(scenes, reviews, strict=True)
-        unreachable[kind] = sum(len(scene.missed - review.queue.within_reach()) for scene, review in both)
-        if kind == "object":
-            curves = _curves(reviews, repeats=repeats, seed=seed)
-    truth_count, missed = sum(len(scene.truth) for scene in scenes), sum(len(scene.missed) for scene in scenes)
-    return Simulation(tuple(thresholds), tuple(rows), curves, truth_count, missed, unreachable)
+    reviews = []
+    for number, (doubtful, truth) in enumerate(images):
+        try:
+            reviews.append(review(doubtful, truth, choose(doubtful), thresholds=thresholds, empty=empty))
+        except ValueError as error:
+            raise ValueError(f"image {number} (counted from 0): {error}") from error
+    return summarise(reviews, corrections=corrections, repeats=repeats, seed=seed)
 
 
-def _check(images: Sequence[object], *, thresholds: Sequence[float], corrections: Sequence[int], repeats: int) -> None:
-    if not images:
-        raise ValueError("nothing to proofread: give the hypotheses and the truth of at least one image.")
+def review(
+    doubtful: ProbabilisticInstances,
+    truth: Instances,
+    found: Instances,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    empty: float = 1.0,
+) -> Review:
+    """Prepare one image, so that many images can be gone through one after the other.
+
+    found: the segmentation to correct; its feature ``hypothesis`` says which hypothesis an object is. The rest is as in
+    :func:`simulate`.
+
+    Raises:
+        ValueError: the shapes differ, the feature is not there, or a threshold is out of range.
+    """
     if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
         raise ValueError(f"the IoU thresholds are {list(thresholds)}; wanted is at least one, all of them in (0, 1].")
+    scene = Scene(doubtful, found, truth)
+    components = Components.of(scene, thresholds)
+    corrections = {kind: Corrections.of(components, queue(scene), empty=empty) for kind, queue in _QUEUES.items()}
+    return Review(corrections, len(truth), scene.missed, tuple(thresholds))
+
+
+def summarise(
+    images: Sequence[Review], *, corrections: Sequence[int] = CORRECTIONS, repeats: int = 100, seed: int = 0
+) -> Simulation:
+    """Inspect and correct a data set in every order; the rest is as in :func:`simulate`.
+
+    Raises:
+        ValueError: no image, or an option out of range.
+    """
+    if not images:
+        raise ValueError("nothing to proofread: give the hypotheses and the truth of at least one image.")
     if repeats < 1 or any(number < 0 for number in corrections):
         raise ValueError(
             f"{repeats} random orders and {list(corrections)} corrections; wanted are at least one order, and numbers "
             "of corrections of at least 0."
         )
-
-
-def _scene(
-    number: int,
-    doubtful: ProbabilisticInstances,
-    truth: Instances,
-    *,
-    choose: Callable[[ProbabilisticInstances], Instances],
-) -> Scene:
-    try:
-        return Scene(doubtful, choose(doubtful), truth)
-    except ValueError as error:
-        raise ValueError(f"image {number} (counted from 0): {error}") from error
+    numbers = tuple((2 * number * len(images) + _PER_IMAGES) // (2 * _PER_IMAGES) for number in corrections)
+    rows = []
+    for kind in _QUEUES:
+        queues = [image.corrections[kind] for image in images]
+        for order in _ORDERS:
+            s = _after(queues, order, numbers, repeats=repeats, seed=seed)
+            rows.append(Row(kind, order, numbers, s, s.mean(axis=1)))
+    return Simulation(
+        images[0].thresholds,
+        tuple(rows),
+        _curves([image.corrections["object"] for image in images], repeats=repeats, seed=seed),
+        sum(image.truth_count for image in images),
+        sum(len(image.missed) for image in images),
+        {kind: sum(image.unreachable(kind) for image in images) for kind in _QUEUES},
+    )
 
 
 def _after(
@@ -221,11 +266,11 @@ def _by_gain(reviews: Sequence[Corrections], most: int) -> Visits:
 
 def _means(reviews: Sequence[Corrections], visits: Visits, numbers: Sequence[int]) -> NDArray[np.float64]:
     """``(K, R)`` mean S over images after the first so many visits."""
-    orders: list[list[int]] = [[] for _ in reviews]
+    orders: dict[int, list[int]] = {}
     for image, index in visits:
-        orders[image].append(index)
-    s = [review.s(review.counts(order)) for review, order in zip(reviews, orders, strict=True)]
-    current = np.array([scores[0] for scores in s])
+        orders.setdefault(image, []).append(index)
+    s = {image: reviews[image].s(reviews[image].counts([order])[0]) for image, order in orders.items()}
+    current = np.array([review.s(review.start) for review in reviews])
     made, means = [0] * len(reviews), [current.mean(axis=0)]
     for image, _ in visits:
         made[image] += 1
@@ -239,11 +284,11 @@ def _curves(reviews: Sequence[Corrections], *, repeats: int, seed: int) -> dict[
     generator = np.random.default_rng(seed)
     for review in reviews:
         queue = review.queue
-        ways["peaks"].append(_average(review, np.argsort(-queue.peaks, kind="stable")))
-        ways["doubt"].append(_average(review, np.argsort(-queue.doubts, kind="stable")))
-        shuffled = [_average(review, generator.permutation(len(review.steps))) for _ in range(repeats)]
-        ways["random"].append(np.mean(shuffled, axis=0))
-        ways["ideal"].append(_average(review, np.array([index for index, _ in review.greedy()], np.int64)))
+        ways["peaks"].append(_averages(review, np.argsort(-queue.peaks, kind="stable")[None])[0])
+        ways["doubt"].append(_averages(review, np.argsort(-queue.doubts, kind="stable")[None])[0])
+        shuffled = np.stack([generator.permutation(len(queue.inspections)) for _ in range(repeats)])
+        ways["random"].append(_averages(review, shuffled).mean(axis=0))
+        ways["ideal"].append(_averages(review, np.array([[index for index, _ in review.greedy()]]))[0])
     areas = {order: np.array([_area(way) for way in several]) for order, several in ways.items()}
     return {
         order: Curve(
@@ -255,10 +300,10 @@ def _curves(reviews: Sequence[Corrections], *, repeats: int, seed: int) -> dict[
     }
 
 
-def _average(review: Corrections, order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """``(Q + 1,)`` avS of an image before and after every inspection."""
-    averages: NDArray[np.float64] = review.s(review.counts(order.tolist())).mean(axis=1)
-    return averages
+def _averages(review: Corrections, orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``(K, Q + 1)`` avS of an image before and after every inspection of K orders."""
+    parts = np.array_split(orders, max(1, min(len(orders), orders.size * len(review.start) // _CHUNK)))
+    return np.concatenate([review.s(review.counts(part)).mean(axis=2) for part in parts])
 
 
 def _area(way: NDArray[np.float64]) -> float:

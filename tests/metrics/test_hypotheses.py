@@ -1,0 +1,63 @@
+"""What is said of hypotheses, in numbers that can be written down without the code."""
+
+import math
+
+import numpy as np
+import pytest
+
+from plurimask.instances import Instances
+from plurimask.metrics.hypotheses import Honesty, Outcomes
+from plurimask.probabilistic import ProbabilisticInstances
+
+
+def bars(*columns):
+    """One bar of four columns at each of the columns, in an image of 2 x 24."""
+    labels = np.zeros((2, 24), int)
+    for number, column in enumerate(columns, start=1):
+        labels[:, column : column + 4] = number
+    return Instances.from_labels(labels)
+
+
+def seen(objects, *times):
+    """Every object in so many of ten draws, always with the same outline."""
+    counts = tuple(mask * np.uint8(count) for mask, count in zip(objects.masks, times, strict=True))
+    members = tuple(tuple((draw, index) for draw in range(count)) for index, count in enumerate(times))
+    nothing = np.zeros((0, 2), np.int64)
+    existence = np.array(times, float) / 10
+    return ProbabilisticInstances(objects.boxes, counts, 10, existence, members, nothing, objects.shape)
+
+
+def test_counted_by_hand():
+    # True bars at 0 and 8. Found: the first, the second moved by one column (3 of 5 columns), an invention.
+    outcomes = Outcomes.of(bars(0, 8), seen(bars(0, 9, 16), 10, 8, 4))
+    np.testing.assert_allclose(outcomes.expected, [1, 0.8, 0.4])
+    np.testing.assert_allclose(outcomes.observed, [1, 0.6, 0])
+    honesty = Honesty.of([outcomes])
+    assert honesty.brier == pytest.approx((0.2**2 + 0.4**2) / 3)
+    assert honesty.iou_error == honesty.iou_ece == pytest.approx((0.2 + 0.4) / 3)  # every object has a bin of its own
+    assert honesty.above == {0.5: (2 / 3, 2 / 3), 0.75: (2 / 3, 1 / 3), 0.9: (1 / 3, 1 / 3)}
+    assert honesty.existence == {"brier": honesty.brier, "ece": honesty.ece}
+    assert honesty.expected_iou["above"]["0.75"] == {"expected": 2 / 3, "observed": 1 / 3}
+    twice = Honesty.of([outcomes, outcomes])
+    assert (twice.brier, twice.iou_error) == pytest.approx((honesty.brier, honesty.iou_error))
+
+
+def test_what_is_expected_is_what_was_calibrated():
+    found = seen(bars(0), 8).calibrated(lambda p: p, lambda p: p / 2)
+    assert Outcomes.of(bars(0), found).expected.tolist() == [0.4]
+
+
+def test_without_a_pixel_nothing_is_expected():
+    found = seen(bars(0, 8), 10, 0)
+    outcomes = Outcomes.of(bars(0), found)
+    assert len(outcomes.existence.probability) == 2 and len(outcomes.expected) == 1
+
+
+def test_nothing_found():
+    honesty = Honesty.of([Outcomes.of(bars(0), ProbabilisticInstances.empty((2, 24), 10))])
+    assert math.isnan(honesty.iou_error) and math.isnan(honesty.iou_ece) and math.isnan(honesty.brier)
+    assert honesty.expected_iou == {
+        "error": None,
+        "ece": None,
+        "above": {limit: {"expected": None, "observed": None} for limit in ("0.50", "0.75", "0.90")},
+    }
