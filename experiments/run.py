@@ -26,9 +26,13 @@ DATA = {
     "worms-two-channels": ("bbbc010",),
     "worms-plain": ("bbbc010",),
     "worms-semi-convolutional": ("bbbc010",),
+    "isbi-patchperpix": ("isbi2012",),
+    "isbi-affinities": ("isbi2012",),
+    "ovules-patchperpix": ("ovules",),
+    "trees-patchperpix": ("trees",),
 }
 SHIPPED = ("worms", "worms-deterministic", "nuclei")
-SYNTHETIC = ("data", "synthetic", "worms", "--count", "30", "--seed", "100")
+SYNTHETIC = {"synthetic": "worms", "trees": "trees"}  # folder -> kind
 
 
 def main() -> int:
@@ -60,11 +64,11 @@ def trained(model: str, runs: Path, *, seconds: float) -> bool:
 
 
 def folder(name: str, runs: Path) -> Path:
-    if name != "synthetic":
+    if name not in SYNTHETIC:
         return Path(os.environ["PLURIMASK_DATA"]) / name
     made = runs / name
     if not made.exists():
-        plurimask(*SYNTHETIC[:3], str(made), *SYNTHETIC[3:], seconds=600)
+        plurimask("data", "synthetic", SYNTHETIC[name], str(made), "--count", "30", "--seed", "100", seconds=600)
     return made
 
 

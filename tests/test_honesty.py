@@ -1,6 +1,7 @@
 """The worth of doubt: numbers that can be written down without the code, and what is not there."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,16 @@ def test_the_objects_of_a_threshold_are_ranked_by_their_own_hypotheses():
     assert examination.doubt == pytest.approx([0.2, 0])
     assert examination.ious.tolist() == [1, 0]
     assert examination.wrong.tolist() == [False, True]
+
+
+def test_borders_of_all_hypotheses_that_exist():
+    # Bars of four columns at 0 and 8 are true. Found: the first, at the edge of the image in three ways; the second one
+    # column to the right, rejected though it exists; and an invention, whose sigmas say nothing.
+    found = seen(bars(0, 9, 16), 10, 4, 6)
+    border = np.array([[[9, 9], [9, 2]], [[9, 1], [9, 2]], [[9, 9], [9, 9]]], float)
+    image = examined(bars(0, 8), replace(found, features={"border": border}))
+    assert image.borders.errors.tolist() == [0, -1, 1] and image.borders.sigmas.tolist() == [2, 1, 2]
+    honesty = summarise([image, image])
+    assert honesty.border.count == 6
+    assert honesty.border.bias.mean == pytest.approx((0 - 1 + 0.5) / 3)
+    assert summarise([examined(bars(0, 8), found)]).border is None

@@ -14,6 +14,7 @@ from plurimask.agglomerate import SequentialUnion
 from plurimask.data.normalise import Normalisation
 from plurimask.familiarity import LENGTH, Familiarity
 from plurimask.methods import Embedding
+from plurimask.metrics.border import SigmaScale
 from plurimask.model import Model, Scale, build, describe, find_model, load_model, network_factory, shipped_models
 from plurimask.networks import UNet
 from plurimask.platt import Platt
@@ -37,6 +38,7 @@ FULL = {
     "agglomeration": SequentialUnion(),
     "calibration": Platt(slope=0.75, offset=-0.125),
     "quality": Platt(slope=1.5, offset=0.25),
+    "border": SigmaScale(1.25),
     "scale": Scale(pixel_size=0.5, diameter=12.5),
     "familiarity": KNOWN,
     "channels": ("DAPI",),
@@ -60,6 +62,7 @@ def test_there_and_back(tmp_path, posterior, ndim):
         "agglomeration",
         "calibration",
         "quality",
+        "border",
         "scale",
         "familiarity",
         "channels",
@@ -131,6 +134,7 @@ def test_a_newer_format_is_refused(tmp_path):
         "agglomeration",
         "calibration",
         "quality",
+        "border",
         "scale",
         "familiarity",
     ],
@@ -143,7 +147,8 @@ def test_a_description_can_call_nothing_else(tmp_path, part, capfd):
 
 
 @pytest.mark.parametrize(
-    ("part", "nothing"), [("calibration", Platt()), ("quality", Platt()), ("familiarity", Familiarity())]
+    ("part", "nothing"),
+    [("calibration", Platt()), ("quality", Platt()), ("border", SigmaScale()), ("familiarity", Familiarity())],
 )
 def test_a_model_of_before_there_was_such_a_part(tmp_path, part, nothing):
     made(**FULL).save(tmp_path)

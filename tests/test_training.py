@@ -158,6 +158,23 @@ def test_weights_share_the_crops_among_folders(data, tmp_path, monkeypatch):
     assert [name.split("/")[-1] for name in seen["tune"]] == ["chosen"]  # of the first folder only
 
 
+def test_only_the_named_images(data, tmp_path, monkeypatch):
+    other, seen = write(tmp_path / "other", ("a", "b")), {}
+
+    def watched(model, examples, tune, **settings):
+        seen.update(names=[example.name for example in examples], model=model)
+        return model
+
+    monkeypatch.setattr(training, "fit", watched)
+    train([data, other], tmp_path / "out", **SMALL, only=["two", "two"])
+    assert seen["names"] == ["two", "two", "a", "b"]  # of the first folder; named twice, it comes twice as often
+    assert seen["model"].trained_on == ("two", "a", "b")
+    with pytest.raises(ValueError, match="no images three in its 'fit' part"):
+        train([data], tmp_path / "none", **SMALL, only=["two", "three"])
+    with pytest.raises(ValueError, match="no image is named"):
+        train([data], tmp_path / "none", **SMALL, only=[])
+
+
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, 2, 3]])
 def test_weights_that_do_not_fit(data, tmp_path, weights):
     with pytest.raises(ValueError, match="2 folders want as many weights"):

@@ -22,6 +22,7 @@ from plurimask.data.normalise import Normalisation
 from plurimask.data.truth import read_instances
 from plurimask.instances import Instances
 from plurimask.metrics.bootstrap import interval, paired_difference
+from plurimask.metrics.border import SigmaScale
 from plurimask.metrics.segmentation import score
 from plurimask.model import Model, describe, load_model, network_factory
 from plurimask.networks import UNet
@@ -72,6 +73,16 @@ class Squares(Method):
 
     def ideal(self, truth):
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Outlined(Squares):
+    """Squares with an outline 0.2 pixels outside of the centres of their border pixels, and sigmas of 0.1."""
+
+    def decode(self, outputs):
+        found = super().decode(outputs)
+        outline = np.stack([found.boxes[:, 0] - 0.2, found.boxes[:, 1] - 0.8], axis=1)
+        return replace(found, features={"contour": outline, "border": np.full((len(found), 2, 2), 0.1)})
 
 
 class Fickle(Posterior):
@@ -240,6 +251,28 @@ def test_nothing_found_anywhere(data, tmp_path):
     assert np.isnan([report.raw.brier, report.calibrated.ece, report.raw.iou_error]).all()
     written = json.loads((tmp_path / "out" / "tuning.json").read_text())
     assert written["existence"]["raw"]["brier"] is written["expected_iou"]["raw"]["error"] is None
+
+
+def test_borders_are_calibrated_where_the_method_gives_them(data, tmp_path):
+    # Every square is found as wide as it is, 0.2 pixels too far at every side; 0.1 is what is said of it.
+    report = tune(model(method=Outlined(threshold=0.6)), data, draws=2, parameters={}, output=tmp_path / "out")
+    sides = 4 * BRIGHT * 3
+    factor = np.sqrt((1 + sides * 2**2) / (1 + sides))
+    assert report.model.border.factor == pytest.approx(factor, rel=1e-3)
+    assert (report.raw.border["count"], report.raw.border["bias"]) == (sides, pytest.approx(2, rel=1e-3))
+    assert report.calibrated.border["bias"] == pytest.approx(2 / factor, rel=1e-3)
+    assert report.calibrated.border["surprise"] < report.raw.border["surprise"]
+    written = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert written["choices"][0]["border"] == {"factor": report.model.border.factor}
+    # The saved model says so of an image, in pixels of that image, and is tuned anew from what the network says.
+    after = load_model(tmp_path / "out")
+    image = read_image(data / "tune/a.tif").data
+    found = segment(image, after, draws=2)
+    np.testing.assert_allclose(found.features["border"], 0.1 * factor, rtol=1e-3)
+    assert found.table()["border_left"] == pytest.approx(0.1 * factor, rel=1e-3)
+    assert tune(after, data, draws=2, parameters={}).model.border == after.border
+    plain = tune(model(), data, draws=2, parameters={})
+    assert plain.model.border == SigmaScale() and plain.raw.border is None
 
 
 def test_two_folds_score_each_other(tmp_path):

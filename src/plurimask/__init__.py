@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plurimask.active.select import select
     from plurimask.agglomerate import CompleteLinkage, SequentialUnion
     from plurimask.data.storage import load, save
     from plurimask.evaluation import evaluate
@@ -39,6 +40,7 @@ __all__ = [
     "load_model",
     "save",
     "segment",
+    "select",
     "train",
     "tune",
 ]
@@ -58,6 +60,7 @@ _HOMES = {
     "load_model": "plurimask.model",
     "save": "plurimask.data.storage",
     "segment": "plurimask.predict",
+    "select": "plurimask.active.select",
     "train": "plurimask.training",
     "tune": "plurimask.tuning",
 }

@@ -35,6 +35,7 @@ from plurimask.export.terminal import (
     show_facts,
     show_model,
     show_names,
+    show_selection,
     show_tuning,
 )
 from plurimask.words import imported, list_options, spelled_out, with_lists
@@ -186,7 +187,8 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
         parser.add_argument(plain, nargs=count, type=str, help=helps.get(plain), metavar=plain.upper())
     for argument, letter in verb.short.items():
         needed = arguments[argument].default is inspect.Parameter.empty
-        parser.add_argument(letter, f"--{argument}", type=str, required=needed, help=helps.get(argument))
+        kind = int if arguments[argument].annotation in (int, "int") else str
+        parser.add_argument(letter, f"--{argument}", type=kind, required=needed, help=helps.get(argument))
     by_hand = {*verb.short, *verb.hooks, *(positional.removesuffix("...") for positional in verb.positional)}
     flags = {key for key, argument in arguments.items() if isinstance(argument.default, bool)} - by_hand
     parser.add_function_arguments(function, as_group=False, skip={*by_hand, *flags})
@@ -293,6 +295,14 @@ VERBS = {
         positional=("found", "truth"),
         short={"output": "-o"},
         hooks={"on_row": lambda bar: bar.after_row},
+    ),
+    "select": Verb(
+        "plurimask.active.select:select",
+        "choose which images, or crops of images, to annotate next",
+        show_selection,
+        positional=("pool...",),
+        short={"output": "-o", "count": "-n"},
+        hooks={"progress": lambda bar: bar.over_jobs},
     ),
     "info": Verb(
         "plurimask.export.facts:facts",

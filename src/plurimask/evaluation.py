@@ -128,7 +128,7 @@ def evaluate(
         names: only these true names, a text file with one name per line; other found images are left out.
         subset: truths for which there is no result are left out instead of being an error.
         empty: what an image counts in which there is nothing and nothing is found.
-        simulation: simulate proofreading, too; with hundreds of objects an image this takes the longest.
+        simulation: simulate proofreading, too; this takes almost as long as all the rest.
         seed: of the bootstrap, and of the random orders.
         output: a folder for the report (``report.html``, its plots, ``per_object.csv``, ``metrics.json``), or a name in
             ``.json`` for the last alone.

@@ -1,9 +1,9 @@
 """Is the doubt of a result worth anything? All measures of it, of one image and of a set of images.
 
 Does it lie where the outlines are wrong (:mod:`plurimask.metrics.patch_uncertainty`)? Do probabilities come true
-(:mod:`plurimask.metrics.calibration`)? Are the most doubtful objects the wrong ones
-(:mod:`plurimask.metrics.selective`)? What is kept of an image is small, so that many images can be gone through one
-after the other.
+(:mod:`plurimask.metrics.calibration`), and standard deviations (:mod:`plurimask.metrics.border`)? Are the most doubtful
+objects the wrong ones (:mod:`plurimask.metrics.selective`)? What is kept of an image is small, so that many images can
+be gone through one after the other.
 
 Intervals are percentile bootstraps over images (95 %). **A measure of nothing is NaN**, and so are its ends
 (:func:`plurimask.metrics.bootstrap.interval_of_share`: all measures here lie in [0, 1]).
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from plurimask import uncertainty
 from plurimask.instances import Instances
+from plurimask.metrics import border
 from plurimask.metrics.bootstrap import Interval, interval_of_share
+from plurimask.metrics.border import BorderErrors, BorderHonesty, border_errors
 from plurimask.metrics.calibration import (
     Forecasts,
     IouReliability,
@@ -62,6 +64,7 @@ class Examination:
         mask: forecasts of their pixels.
         doubt: ``(M,)`` :func:`plurimask.uncertainty.doubt` of the objects that are evaluated.
         ious: ``(M,)`` IoU with the partner, 0 without one.
+        borders: of the hypotheses with a partner.
     """
 
     patches: Patches
@@ -69,6 +72,7 @@ class Examination:
     mask: Forecasts
     doubt: NDArray[np.float64]
     ious: NDArray[np.float64]
+    borders: BorderErrors
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -133,6 +137,7 @@ class Honesty:
         mask: does a pixel belong to the object as often as draws say so? One bin for every share of draws.
         ranking: do the doubtful objects turn out to be wrong?
         expected_iou: do objects fit as well as they are expected to?
+        border: are the sides of boxes as far off as they are expected to be? None where nothing was expected.
     """
 
     patches: PatchCurve
@@ -142,6 +147,7 @@ class Honesty:
     mask: Calibration
     ranking: Ranking
     expected_iou: ExpectedIou
+    border: BorderHonesty | None
 
 
 def examine(truth: Instances, found: ProbabilisticInstances, counted: Instances) -> Examination:
@@ -159,6 +165,7 @@ def examine(truth: Instances, found: ProbabilisticInstances, counted: Instances)
         mask_forecasts(truth, found, min_iou=MIN_IOU),
         doubts,
         observed_ious(match(truth, counted, min_iou=MIN_IOU)),
+        border_errors(truth, found.hypotheses(), min_iou=MIN_IOU),
     )
 
 
@@ -180,6 +187,7 @@ def summarise(images: Sequence[Examination], *, seed: int = 0) -> Honesty:
         _calibration(mask, pool(mask).by_value(), _by_value, seed=seed),
         _ranking(images, seed=seed),
         _expected_iou(images, seed=seed),
+        border.summarise([image.borders for image in images], seed=seed),
     )
 
 

@@ -55,9 +55,10 @@ class Instances:
         for name, values in self.features.items():
             if len(values) != count:
                 raise ValueError(f"feature {name!r} has {len(values)} rows for {count} objects; give each object one.")
-            if name in PLACES and values.shape[1:][-1:] != (ndim,) or name in ENDS and values.shape[1:] != (2, ndim):
-                wanted = f"places (N, ..., {ndim})" if name in PLACES else f"lengths (N, 2, {ndim})"
-                raise ValueError(f"feature {name!r} has shape {values.shape}; in {ndim}-D it holds {wanted}.")
+            if name in PLACES and values.shape[1:][-1:] != (ndim,):
+                raise ValueError(f"feature {name!r} has shape {values.shape}; it holds places (N, ..., {ndim}).")
+            if name in ENDS and values.shape[1:] != (2, ndim):
+                raise ValueError(f"feature {name!r} has shape {values.shape}; it holds lengths (N, 2, {ndim}).")
 
     def __len__(self) -> int:
         return len(self.masks)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from plurimask.agglomerate import Agglomeration, CompleteLinkage
 from plurimask.data.normalise import Normalisation
 from plurimask.familiarity import Familiarity
+from plurimask.metrics.border import SigmaScale
 from plurimask.platt import Platt
 from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
 
@@ -49,6 +50,7 @@ class Model:
         agglomeration: of draws.
         calibration: of the existence that the draws agglomerate to; the identity until the model is tuned.
         quality: of the expected IoU, existence * agreement; the identity until the model is tuned.
+        border: of the standard deviations of the sides of boxes, where the method gives them; the identity likewise.
         scale: of the training images.
         familiarity: what the training images look like; empty where nothing is known of them.
         channels: what the channels of an image mean, in order.
@@ -64,6 +66,7 @@ class Model:
     agglomeration: Agglomeration = field(default_factory=CompleteLinkage)
     calibration: Platt = field(default_factory=Platt)
     quality: Platt = field(default_factory=Platt)
+    border: SigmaScale = field(default_factory=SigmaScale)
     scale: Scale = field(default_factory=Scale)
     familiarity: Familiarity = field(default_factory=Familiarity)
     channels: tuple[str, ...] = ("intensity",)
@@ -108,10 +111,11 @@ PARTS: Mapping[str, type] = {
     "agglomeration": Agglomeration,
     "calibration": Platt,
     "quality": Platt,
+    "border": SigmaScale,
     "scale": Scale,
     "familiarity": Familiarity,
 }
-LATER = ("calibration", "quality", "familiarity")  # parts that older models do not have
+LATER = ("calibration", "quality", "border", "familiarity")  # parts that older models do not have
 PLAIN = ("channels", "window", "halo", "trained_on", "card")
 
 
@@ -135,7 +139,7 @@ def load_model(model: Path | str) -> Model:
     posterior.eval()
     for name in LATER:
         text.setdefault(name, describe(PARTS[name]()))
-    others = ("normalisation", "agglomeration", "calibration", "quality", "scale", "familiarity")
+    others = [name for name in PARTS if name not in ("backbone", "method", "posterior")]
     parts = {name: build(text[name], PARTS[name]) for name in others}
     plain = {name: _tuples(text[name]) for name in PLAIN if name != "card"}
     return Model(posterior=posterior, method=method, **parts, **plain, card=text["card"])

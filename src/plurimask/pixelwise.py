@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import entr
 from skimage.transform import resize
+from torch import Tensor
 
 from plurimask.instances import Instances, slices
 from plurimask.model import Model, load_model
@@ -89,12 +90,11 @@ def pixel_doubt(
     sums = DrawSums(tuple(scaled.shape[1:]))
 
     def add(window: Window, draw: int, outputs: Outputs) -> None:
-        upright = window.symmetry.undo(model.method.probabilities(outputs)).float().cpu().numpy()
-        sums.add(upright[(slice(None), *slices(window.core - window.outer[0]))], window.core)
+        sums.add_window(window, model.method.probabilities(outputs))
 
     seeds = seeds_of(model, draws, seed)
     visit_outputs(scaled, model, add, seeds=seeds, device=device, precision=precision)
-    return _resized(sums.doubt(len(seeds)), image.shape[1:])
+    return resized_doubt(sums.doubt(len(seeds)), image.shape[1:])
 
 
 def doubt_of_draws(draws: Iterable[NDArray[np.floating[Any]]]) -> PixelDoubt:
@@ -140,6 +140,15 @@ class DrawSums:
         self.probabilities[(slice(None), *slices(box))] += probabilities
         self.entropies[slices(box)] += entropy(probabilities)
 
+    def add_window(self, window: Window, probabilities: Tensor) -> None:
+        """What a draw says in a window ``(K, *size)``, as it has turned it: of the part that the window answers for.
+
+        Raises:
+            FloatingPointError: as :meth:`add`.
+        """
+        upright = window.symmetry.undo(probabilities).float().cpu().numpy()
+        self.add(upright[(slice(None), *slices(window.core - window.outer[0]))], window.core)
+
     def doubt(self, draws: int) -> PixelDoubt:
         """After every part of so many draws was added."""
         return PixelDoubt(self.probabilities / np.float32(draws), self.entropies / np.float32(draws))
@@ -155,7 +164,7 @@ def _object_means(values: NDArray[np.float32], found: Instances) -> NDArray[np.f
     return np.array([crop[mask].mean(dtype=np.float64) if mask.any() else np.nan for crop, mask in crops], np.float64)
 
 
-def _resized(doubt: PixelDoubt, shape: tuple[int, ...]) -> PixelDoubt:
+def resized_doubt(doubt: PixelDoubt, shape: tuple[int, ...]) -> PixelDoubt:
     """In a frame of another size, linearly: means of probabilities are probabilities, and entropy is concave."""
     if doubt.expected.shape == shape:
         return doubt

@@ -169,8 +169,8 @@ def decoded(outputs: Outputs, method: Method, *, window: Window, shape: Sequence
 
 
 def joined(draws: Sequence[Instances], model: Model) -> ProbabilisticInstances:
-    """The objects of several draws agglomerated, existence and expected IoU calibrated where the model is."""
-    found = model.agglomeration(draws)
+    """The objects of several draws agglomerated; existence, expected IoU and borders calibrated where the model is."""
+    found = model.border(model.agglomeration(draws))
     if model.calibration == model.quality == Platt():
         return found
     return found.calibrated(model.calibration, model.quality)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from plurimask.data.dataset import Example
 from plurimask.data.normalise import Normalisation
-from plurimask.data.samples import Source
+from plurimask.data.samples import Sample, Source
 from plurimask.data.sources import open_source
 from plurimask.familiarity import Familiarity, training_looks
 from plurimask.fitting import Schedule, fit
 from plurimask.methods import Embedding
+from plurimask.metrics.border import SigmaScale
 from plurimask.model import Model, Scale, describe, load_model, network_factory
 from plurimask.networks import UNet
 from plurimask.platt import Platt
@@ -36,6 +37,7 @@ def train(
     schedule: Schedule = Schedule(),
     normalisation: Normalisation = Normalisation(),
     weights: Sequence[float] | None = None,
+    only: Sequence[str] | None = None,
     channels: Sequence[str] | None = None,
     axes: str | None = None,
     channel_files: Sequence[str] | None = None,
@@ -59,6 +61,7 @@ def train(
         schedule: how long and how fast.
         normalisation: of intensities.
         weights: how often crops come from each folder, relative to the others; by number of images if None.
+        only: names of the images to fit of the first folder, all if None; one that is named twice comes twice as often.
         channels: names of the channels, as the model will call them; those of the channel files if none are given.
         axes: of the image files, where they do not say it themselves.
         channel_files: which files are the channels, in order, where the data has a file for each: BBBC010 has w2
@@ -72,15 +75,15 @@ def train(
 
     Raises:
         FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
-        ValueError: if a part is empty, images differ in channels or do not fit the network, weights do not fit the
-            folders, or a folder has no such channel files.
+        ValueError: if a part is empty, a name is not there, images differ in channels or do not fit the network,
+            weights do not fit the folders, or a folder has no such channel files.
     """
     output = Path(output)
     run = _run_folder(output, overwrite=overwrite)
     start = load_model(init) if init is not None else None
     normalise = start.normalisation if start else normalisation
     sources = [open_source(folder, split="fit", axes=axes, channel_files=channel_files) for folder in data]
-    parts = [_read(source, normalise) for source in sources]
+    parts = [_read(source, normalise, only=None if place else only) for place, source in enumerate(sources)]
     chosen = open_source(data[0], split="tune", axes=axes, channel_files=channel_files)
     tune = _read(chosen, normalise).examples
     examples = [example for part in parts for example in part.examples]
@@ -96,6 +99,7 @@ def train(
         normalisation=normalise,
         calibration=Platt(),  # that of an initial model no longer holds
         quality=Platt(),
+        border=SigmaScale(),
         familiarity=Familiarity(),  # known at the end
         channels=names,
         scale=_scale(parts[0]),
@@ -198,17 +202,27 @@ class _Part:
     pixel_sizes: frozenset[tuple[float, ...] | None]
 
 
-def _read(source: Source, normalise: Normalisation) -> _Part:
-    """Reads a part of a data set.
+def _read(source: Source, normalise: Normalisation, *, only: Sequence[str] | None = None) -> _Part:
+    """Reads a part of a data set, or what is named of it.
 
     Raises:
-        ValueError: if it is empty.
+        ValueError: if it is empty, or a name is not there.
     """
     if len(source) == 0:
         raise ValueError(f"{source.folder} has no images in its {source.split!r} part; training needs some.")
-    pairs = [(sample.name, *sample.read_all()) for sample in source]
+    pairs = [(sample.name, *sample.read_all()) for sample in (source if only is None else _named(source, only))]
     examples = tuple(Example(name, normalise(image.data), truths[0], truths[1:]) for name, image, truths in pairs)
     return _Part(examples, frozenset(image.pixel_size for _, image, _ in pairs))
+
+
+def _named(source: Source, names: Sequence[str]) -> list[Sample]:
+    samples = {sample.name: sample for sample in source}
+    if strangers := [name for name in names if name not in samples]:
+        some = f"{', '.join(strangers[:5])}{', ...' if len(strangers) > 5 else ''}"
+        raise ValueError(f"{source.folder} has no images {some} in its {source.split!r} part.")
+    if not names:
+        raise ValueError("no image is named; training needs some.")
+    return [samples[name] for name in names]
 
 
 def _channel_count(examples: Sequence[Example]) -> int:

@@ -17,6 +17,7 @@ from plurimask.data.sources import open_source
 from plurimask.decoding import Bench, Grid, Seen, Shelf, Trial, candidates, search, settings
 from plurimask.instances import Instances
 from plurimask.metrics.bootstrap import Interval, interval, paired_difference
+from plurimask.metrics.border import SigmaScale, pool
 from plurimask.metrics.hypotheses import Honesty, Outcomes
 from plurimask.metrics.segmentation import Scores, Summary, score, summarise
 from plurimask.model import Model, load_model
@@ -53,6 +54,7 @@ class Choice:
             **plain,
             "calibration": asdict(self.model.calibration),
             "quality": asdict(self.model.quality),
+            "border": asdict(self.model.border),
             "trials": [asdict(each) for each in self.trials],
         }
 
@@ -124,6 +126,7 @@ class TuneReport:
             "measures": {name: asdict(value) for name, value in self.summary.measures.items()},
             "existence": {name: each.existence for name, each in honesty.items()},
             "expected_iou": {name: each.expected_iou for name, each in honesty.items()},
+            "border": {name: each.border for name, each in honesty.items()},
             "choices": [choice.to_json() for choice in self.choices],
             "per_image": [asdict(row) for row in self.rows],
         }
@@ -149,11 +152,11 @@ def tune(
     on_image: Callable[[str, int], None] | None = None,
     on_trial: Callable[[Trial, int], None] | None = None,
 ) -> TuneReport:
-    """Chooses a model's decoding parameters, and calibrates its existence and expected IoU, on *tune* images.
+    """Chooses a model's decoding parameters, and calibrates its existence, expected IoU and borders, on *tune* images.
 
     One parameter after the other takes the value with the highest mean of the measure over the images (of ``best()``,
     uncalibrated; ties keep what is there). Then existence is calibrated on what the chosen parameters find, and after
-    it the expected IoU. Outputs are computed once.
+    it the expected IoU, and the standard deviations of borders where there are some. Outputs are computed once.
 
     Args:
         model: a model, its folder, or the name of a shipped one.
@@ -165,7 +168,7 @@ def tune(
         parameters: "method.FIELD" or "agglomeration.FIELD" -> values to try, in this order; what method and
             agglomeration propose around their present values if None.
         rounds: how often all parameters are gone through; it ends sooner where a round changes nothing. With 0 only
-            existence and expected IoU are calibrated.
+            existence, expected IoU and borders are calibrated.
         images: only so many, spread evenly over the part.
         folds: names of two halves of images of the whole data set; what is chosen on one is scored on the other, as
             R20 did on its test images (docs/algorithms.md, 2.4). There are two models then, and none is saved.
@@ -276,7 +279,7 @@ class _Scored:
 
 def _scored(model: Model, choose: Search, *, chosen_on: Bench, scored_on: Bench) -> _Scored:
     before = scored_on.values(model)
-    decoding, trials = choose(replace(model, calibration=Platt(), quality=Platt()), chosen_on)
+    decoding, trials = choose(replace(model, calibration=Platt(), quality=Platt(), border=SigmaScale()), chosen_on)
     tuned = _calibrated(decoding, chosen_on)
     values = np.stack([before, scored_on.values(decoding), scored_on.values(tuned)], axis=1).tolist()
     now = settings(tuned)
@@ -297,13 +300,14 @@ def _outcomes(model: Model, bench: Bench) -> list[Outcomes]:
 
 def _calibrated(model: Model, bench: Bench) -> Model:
     """Existence first, as the expected IoU is made of it; as it is where there is no hypothesis."""
-    existence = [outcomes.existence for outcomes in _outcomes(model, bench)]
+    outcomes = _outcomes(model, bench)
     probability, hits = (
-        np.concatenate([getattr(each, name) for each in existence]) for name in ("probability", "hits")
+        np.concatenate([getattr(each.existence, name) for each in outcomes]) for name in ("probability", "hits")
     )
     if not len(hits):
         return model
-    model = replace(model, calibration=Platt.fit(probability, hits))
+    border = SigmaScale.fit(pool([each.borders for each in outcomes]))
+    model = replace(model, calibration=Platt.fit(probability, hits), border=border)
     outcomes = _outcomes(model, bench)
     expected, observed = (
         np.concatenate([getattr(each, name) for each in outcomes]) for name in ("expected", "observed")

@@ -1,6 +1,7 @@
 """metrics.json: its layout, and that it never holds what JSON cannot."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def test_the_layout(report_of, planted):
     }
     assert list(content["pooled"]["COCO_AP_at"]) == THRESHOLDS
     doubt = content["doubt"]
-    assert list(doubt) == ["existence", "mask", "expected_iou", "patches", "ranking", "proofreading"]
+    assert list(doubt) == ["existence", "mask", "expected_iou", "border", "patches", "ranking", "proofreading"]
+    assert doubt["border"] is None  # nothing was said of borders
     assert set(doubt["existence"]) == set(doubt["mask"]) == {"brier", "ece", "bins"}
     assert set(doubt["expected_iou"]) == {"error", "bins", "above"}
     assert list(doubt["expected_iou"]["above"]) == ["0.50", "0.75", "0.90"]
@@ -78,6 +80,20 @@ def test_counted_by_hand(report_of, planted):
     # All draws agree on the outlines; expected are 1, 0.8, 0.6 and 1, observed 1, 1, 0 and 1.
     assert content["doubt"]["expected_iou"]["error"]["value"] == pytest.approx((0.2 + 0.6) / 4)
     assert content["doubt"]["expected_iou"]["above"]["0.75"] == {"expected": 0.75, "observed": 0.75}
+
+
+def test_borders_have_numbers_where_they_have_sigmas(report_of, planted):
+    truth, found = planted[0]
+    wide = replace(found, features={"border": np.full((3, 2, 2), 0.5)})
+    moved = replace(wide, boxes=wide.boxes + np.array([0, 1]))
+    border = numbers(report_of([(truth, wide), (truth, moved)]))["doubt"]["border"]
+    assert set(border) == {"count", "error", "bias", "spread", "surprise", "correlation", "bins"}
+    # The bars at 0 and 8 are as high as the image, and the first one touches its left edge: three sides an image.
+    assert border["count"] == 6
+    assert border["error"] == {"value": 0.5, "low": 0.0, "high": 1.0}
+    assert border["bias"]["value"] == pytest.approx((2 + 2 - 2) / 6)
+    assert border["correlation"] == [dict.fromkeys(NUMBER)] * 3  # all sigmas are equal
+    assert border["bins"] == {"predicted": [0.5], "observed": [pytest.approx(0.5**0.5)], "count": [6]}
 
 
 def test_label_maps_have_no_doubt(report_of, bars):

@@ -1,8 +1,10 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from plurimask.agglomerate import CompleteLinkage
 from plurimask.export.tables import intensities, object_table, write_rows, write_table
 from plurimask.instances import Instances
 from plurimask.probabilistic import ProbabilisticInstances
@@ -76,3 +78,12 @@ def test_chosen_objects_come_first_and_rejected_name_their_rival():
     assert next(iter(table)) == "label"
     labels = result.to_labels()
     assert [labels[5, 5], labels[5, 15]] == [1, 2]
+
+
+def test_borders_stand_beside_the_doubt_of_the_draws(tmp_path):
+    features = {"border": np.array([[[0.5, 4.0], [2.0, 1.0]]], np.float32)}
+    drawn = replace(Instances.from_labels(np.array([[0, 1], [0, 1]])), features=features)
+    write_table(tmp_path / "t.csv", object_table(CompleteLinkage()([drawn, drawn]), np.ones((1, 2, 2))))
+    names, row = read(tmp_path / "t.csv")
+    assert names[-4:] == ["border_top", "border_right", "border_bottom", "border_left"]
+    assert row[-4:] == ["0.5", "1", "2", "4"]

@@ -127,8 +127,8 @@ def test_what_tuning_changed_and_that_nothing_was_written(console):
         trials=(),
     )
     numbers = {name: Interval(0.5, 0.4, 0.6) for name in ("before", "uncalibrated", "after", "difference")}
-    raw = Honesty(0.2, 0.1, iou_error=0.3, iou_ece=0.25, above={0.5: (1.0, 0.8)})
-    calibrated = Honesty(0.1, 0.05, iou_error=0.2, iou_ece=0.125, above={0.5: (0.9, 0.8)})
+    raw = Honesty(0.2, 0.1, iou_error=0.3, iou_ece=0.25, above={0.5: (1.0, 0.8)}, border={"spread": 1.5})
+    calibrated = Honesty(0.1, 0.05, iou_error=0.2, iou_ece=0.125, above={0.5: (0.9, 0.8)}, border={"spread": 1.0})
     honesty = {"raw": raw, "calibrated": calibrated}
     rows = (TunedRow("a", 0.5, 0.5, 0.5),)
     summary = summarise_scores([score(toy_truths()["touching blobs"], toy_truths()["touching blobs"])])
@@ -140,4 +140,5 @@ def test_what_tuning_changed_and_that_nothing_was_written(console):
     assert "Brier score 0.200 -> 0.100" in text and "nothing is written" in text
     assert "expected IoU: mean error 0.300 -> 0.200, calibration error 0.250 -> 0.125" in text
     assert "IoU above 0.5: expected of 1.000 -> 0.900 of the hypotheses, observed of 0.800" in text
+    assert "borders: error / sigma spreads by 1.500 -> 1.000" in text
     assert "S by IoU: 0.5 1.000, 0.55 1.000" in text

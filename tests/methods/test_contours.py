@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from plurimask.agglomerate import CompleteLinkage
 from plurimask.data.dataset import collate
 from plurimask.data.normalise import Normalisation
+from plurimask.data.storage import load, save
 from plurimask.instances import Instances, concatenate, slices
 from plurimask.methods import Contours
 from plurimask.methods.contour_head import on_grid
 from plurimask.model import Model, describe, network_factory
 from plurimask.networks import UNet
+from plurimask.ops.contours import rasterise
 from plurimask.posteriors import POSTERIORS, Deterministic
 from plurimask.predict import decoded, segment
 from plurimask.protocols import Network
+from plurimask.rescale import rescale_result
 from plurimask.testing import check_method, check_posterior, matched_ious, toy_truths
 from plurimask.windows import grid
 
@@ -253,6 +257,24 @@ def test_objects_come_back_through_windows():
     assert len(found) == len(truth) and (matched_ious(truth, found) >= 0.9).all()
     for box, contour in zip(found.boxes, found.features["contour"], strict=True):
         assert np.floor(contour.min(0) + 0.5).tolist() == box[0].tolist()
+
+
+def test_contours_travel_into_the_result_and_its_file(tmp_path):
+    # A second draw sees everything a pixel lower: boxes are unions, contours those of the better draw.
+    truth = disks((66, 66), distance=22, radius=8)
+    window = grid(truth.shape, size=96, halo=16, stride=4)[0]
+    low = decoded(SMALL.ideal(truth.shift([1, 0], truth.shape)), SMALL, window=window, shape=truth.shape)
+    high = decoded(SMALL.ideal(truth), SMALL, window=window, shape=truth.shape)
+    draws = [replace(low, scores=low.scores * 0.9), high]
+    found = rescale_result(CompleteLinkage()(draws), (132, 198))
+    found = load(save(found, tmp_path / "a.plurimask.zarr"))
+    assert len(found) == len(truth)
+    np.testing.assert_allclose(found.features["border"], np.broadcast_to([1.0, 1.5], (len(truth), 2, 2)), rtol=1e-3)
+    large = rescale_result(CompleteLinkage()([high]), (132, 198)).best()
+    drawn = [rasterise(contour, found.shape) for contour in found.best().features["contour"]]
+    masks = Instances.from_crops([box for box, _ in drawn], [mask for _, mask in drawn], found.shape)
+    assert (matched_ious(large, masks) > 0.85).all()  # a contour lies half an old pixel inside of its mask
+    np.testing.assert_allclose(masks.centroids, large.centroids, atol=0.6)
 
 
 @pytest.mark.parametrize("name", ["score", "location", "fourier", "uncertainty", "refinement"])

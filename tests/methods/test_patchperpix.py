@@ -72,6 +72,14 @@ def test_the_contract_holds_in_the_paper_s_form_and_with_unequal_sides():
     check_method(replace(TOY, form="convolutional", code=25, widths=(4,), patch=(17, 19)), small())
 
 
+def test_the_dense_partition_keeps_it_but_for_overlaps(crossing_worms):
+    dense = replace(TOY, partition="dense")
+    check_method(dense, small(), cases=["touching blobs", "empty"])
+    check_method(replace(dense, patch=5), small(3))
+    found = dense.decode(dense.ideal(crossing_worms))
+    assert ((found.owners() == 1) == (crossing_worms.owners() == 1)).all() and found.owners().max() == 1
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("posterior", [Deterministic, ConcreteDropout])
 def test_every_posterior_may_draw_and_every_parameter_learns(variant, posterior):

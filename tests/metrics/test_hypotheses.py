@@ -1,6 +1,7 @@
 """What is said of hypotheses, in numbers that can be written down without the code."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,3 +62,17 @@ def test_nothing_found():
         "ece": None,
         "above": {limit: {"expected": None, "observed": None} for limit in ("0.50", "0.75", "0.90")},
     }
+    assert honesty.border is None
+
+
+def test_borders_in_a_few_numbers():
+    # Only left and right of the second bar are within the image; it was found one column to the right.
+    found = seen(bars(0, 9), 10, 8)
+    found = replace(found, features={"border": np.array([[[9, 9], [9, 1]], [[9, 1], [9, 2]]], float)})
+    honesty = Honesty.of([Outcomes.of(bars(0, 8), found)])
+    # Right of the first bar 0 / 1; left and right of the second -1 / 1 and 1 / 2.
+    assert honesty.border["count"] == 3 and honesty.border["error"] == pytest.approx(2 / 3)
+    assert honesty.border["bias"] == pytest.approx(-0.5 / 3)
+    assert honesty.border["spread"] == pytest.approx(np.std([0, -1, 0.5]))
+    surprise = np.log(2) / 3 + 1.25 / 6 + np.log(2 * np.pi) / 2
+    assert honesty.border["surprise"] == pytest.approx(surprise)

@@ -204,3 +204,10 @@ def test_dense_patches_equal_the_brute_force(shape, size):
 def test_dense_patches_without_foreground():
     patches = Patches(np.zeros((1, 2), int), np.ones((1, 9), np.float32), (3, 3), (4, 4))
     assert not dense_patches(patches, np.zeros((4, 4), bool)).any()
+
+
+def test_offsets_longer_than_the_image_have_no_edges():
+    weights = np.full((3, 1, 4), 0.9)
+    offsets = [(0, -1), (-1, 0), (0, 9)]
+    assert mutex_watershed(weights, offsets, strides=[(1, 1), (1, 1), (1, 2)]).tolist() == [[1, 1, 1, 1]]
+    assert mutex_watershed(weights[1:], offsets[1:]).tolist() == [[0, 0, 0, 0]]

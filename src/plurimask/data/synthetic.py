@@ -1,5 +1,7 @@
 """Made-up images with exact truth: crossing worms in the look of bright-field wells, and crowded blobs.
 
+Branching trees in volumes are in :mod:`plurimask.data.synthetic_trees`; :func:`write_dataset` writes all of them.
+
 Pure functions of a seed. The worms' sizes, brightness and noise are those of BBBC010's bright-field channel (w2),
 measured on its fit wells: median area 970 pixels, widest 8-12 pixels, 1 to 3 crossings, background 2500-2950 grey
 values in the middle of the well, 1500 at its rim, 100 outside; what a worm lets through falls from 0.8 at its outline
@@ -8,7 +10,7 @@ to 0.4 in its middle. No pixel of a real image is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +22,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from plurimask.data.synthetic_camera import photographed
+from plurimask.data.synthetic_trees import trees
 from plurimask.instances import Instances, Mask, bounding_box, slices
 
-Kind = Literal["worms", "blobs"]
+Kind = Literal["worms", "blobs", "trees"]
 Seed = int | Sequence[int]
 Floats = NDArray[np.float64]
 
-MAXIMUM = 4095  # 12-bit camera
 TRIES = 60
 # Specks in focus, dust out of focus, a few shadows: sigmas in pixels, share of the light taken, number in a well.
 DEBRIS = (((0.5, 1.1), (0.05, 0.5), 30), ((1.5, 4.0), (0.01, 0.1), 60), ((2.5, 5.0), (0.1, 0.3), 3))
@@ -63,7 +66,7 @@ def worms(shape: tuple[int, int] = (520, 696), *, count: int = 14, seed: Seed) -
     for body in bodies:
         light[slices(body.box)] *= body.light
     light = ndimage.gaussian_filter(light, 0.5)
-    return _camera(illumination * light, generator), _truth(bodies, shape)
+    return photographed(illumination * light, generator)[None], _truth(bodies, shape)
 
 
 def blobs(shape: tuple[int, int] = (256, 256), *, count: int = 40, seed: Seed) -> tuple[NDArray[np.uint16], Instances]:
@@ -83,15 +86,16 @@ def blobs(shape: tuple[int, int] = (256, 256), *, count: int = 40, seed: Seed) -
     for body in bodies:
         region = slices(body.box)
         light[region] += body.light
-    return _camera(3000 * ndimage.gaussian_filter(light, 1.0), generator), _truth(bodies, shape)
+    return photographed(3000 * ndimage.gaussian_filter(light, 1.0), generator)[None], _truth(bodies, shape)
 
 
 def write_dataset(folder: str | Path, kind: Kind, *, count: int = 20, seed: int = 0) -> list[str]:
-    """Images ``images/NAME.tif`` and their truth, one mask per file: ``masks/NAME/NAME_<number>.png``.
+    """Images ``images/NAME.tif`` and their truth, one mask per file: ``masks/NAME/NAME_<number>.png`` (volumes: .tif).
 
     Args:
         folder: a new or empty one.
-        kind: "worms", crossing worms in bright-field wells, or "blobs", touching nuclei.
+        kind: "worms", crossing worms in bright-field wells, "blobs", touching nuclei, or "trees", volumes of thin
+            branching trees in three colours.
         count: number of images.
         seed: of the first image; another seed makes other images.
 
@@ -110,35 +114,44 @@ def write_dataset(folder: str | Path, kind: Kind, *, count: int = 20, seed: int 
     names = [f"{kind}_{number:03d}" for number in range(1, count + 1)]
     (folder / "images").mkdir(parents=True)
     for number, name in enumerate(names):
-        fewest, most = MAKERS[kind]
+        make, fewest, most = MAKERS[kind]
         objects = int(np.random.default_rng([seed, number]).integers(fewest, most + 1))
-        make = worms if kind == "worms" else blobs
         image, truth = make(count=objects, seed=[seed, number])
         write_image(folder / "images" / f"{name}.tif", image)
         (folder / "masks" / name).mkdir(parents=True)
         for index, mask in enumerate(truth.to_masks(), start=1):
-            imageio.imwrite(folder / "masks" / name / f"{name}_{index:02d}.png", mask.astype(np.uint8) * 255)
+            _write_mask(folder / "masks" / name / f"{name}_{index:02d}", mask)
     return names
 
 
 def write_image(path: str | Path, image: NDArray[Any]) -> None:
-    """``(1, H, W)`` as a compressed TIFF."""
-    tifffile.imwrite(path, image[0], compression="zlib", predictor=True, photometric="minisblack")
+    """``(C, *spatial)`` as a compressed TIFF; with several channels or of a volume as an OME-TIFF, which names axes."""
+    plain = image.ndim == 3 and len(image) == 1
+    axes: dict[str, Any] = {} if plain else {"ome": True, "metadata": {"axes": "C" + "ZYX"[1 - image.ndim :]}}
+    data = image[0] if plain else image
+    tifffile.imwrite(path, data, compression="zlib", predictor=True, photometric="minisblack", **axes)
 
 
-MAKERS: dict[Kind, tuple[int, int]] = {"worms": (11, 18), "blobs": (25, 50)}
+def _write_mask(path: Path, mask: Mask) -> None:
+    """A PNG, of a volume a TIFF. path: without suffix."""
+    values = mask.astype(np.uint8) * 255
+    if mask.ndim == 2:
+        imageio.imwrite(path.with_suffix(".png"), values)
+    else:
+        write_image(path.with_suffix(".tif"), values[None])
+
+
+MAKERS: dict[Kind, tuple[Callable[..., tuple[NDArray[np.uint16], Instances]], int, int]] = {
+    "worms": (worms, 11, 18),
+    "blobs": (blobs, 25, 50),
+    "trees": (trees, 4, 8),
+}
+"""What makes an image, and the fewest and the most objects in one."""
 
 
 def _truth(bodies: Sequence[Body], shape: tuple[int, int]) -> Instances:
     boxes = np.array([body.box for body in bodies], np.int64).reshape(len(bodies), 2, 2)
     return Instances.from_crops(boxes, [body.mask for body in bodies], shape)
-
-
-def _camera(light: Floats, generator: np.random.Generator) -> NDArray[np.uint16]:
-    """Shot noise (variance 0.2 per grey value) and read-out noise -> ``(1, H, W)``."""
-    sigma = np.sqrt(0.2 * np.maximum(light, 0) + 1.5**2)
-    noisy = light + sigma * generator.standard_normal(light.shape)
-    return np.clip(np.rint(noisy), 0, MAXIMUM).astype(np.uint16)[None]
 
 
 def _smooth(shape: tuple[int, ...], sigma: float, generator: np.random.Generator) -> Floats:

@@ -23,6 +23,9 @@ Thresholds are keys with at least two decimals (``"0.50"``). The layout of forma
         existence, mask              each with brier, ece, bins {predicted, observed, count}
         expected_iou                 error, bins {predicted, observed, count};
                                      above {threshold -> {expected, observed}}: shares of the objects
+        border                       null where the method predicts no standard deviations of borders;
+                                     count (of sides), error, bias, spread, surprise, bins {predicted, observed, count};
+                                     correlation: a number each for small, middle and large objects
         patches                      threshold, the three measures there; curve {threshold, each measure}
         ranking                      objects, errors, aurc, errors_found_area;
                                      risk_coverage {coverage, risk, ideal}; errors_found {inspected, share, ideal}
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from plurimask.assessment import Quality
     from plurimask.evaluation import Report, Row
     from plurimask.honesty import Calibration, ExpectedIou, Honesty, Ranking
+    from plurimask.metrics.border import BorderHonesty
     from plurimask.metrics.patch_uncertainty import PatchCurve
     from plurimask.proofreading.simulate import Simulation
 
@@ -129,6 +133,7 @@ def _doubt(honesty: Honesty, proofreading: Simulation | None) -> dict[str, Any]:
         "existence": _calibration(honesty.existence),
         "mask": _calibration(honesty.mask),
         "expected_iou": _expected_iou(honesty.expected_iou),
+        "border": None if honesty.border is None else _border(honesty.border),
         "patches": {"threshold": honesty.threshold, **honesty.at_threshold, "curve": _patch_curve(honesty.patches)},
         "ranking": _ranking(honesty.ranking),
         "proofreading": None if proofreading is None else _proofreading(proofreading),
@@ -148,6 +153,12 @@ def _expected_iou(expected: ExpectedIou) -> dict[str, Any]:
         "bins": {name: getattr(reliability, name) for name in ("predicted", "observed", "count")},
         "above": {threshold_key(at): {"expected": said, "observed": seen} for at, said, seen in shares},
     }
+
+
+def _border(border: BorderHonesty) -> dict[str, Any]:
+    named = {name: getattr(border, name) for name in ("count", "error", "bias", "spread", "surprise")}
+    bins = {name: getattr(border.reliability, name) for name in ("predicted", "observed", "count")}
+    return {**named, "correlation": list(border.correlations), "bins": bins}
 
 
 def _patch_curve(curve: PatchCurve) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from plurimask.active.select import Selection
     from plurimask.batch import BatchReport
     from plurimask.evaluation import Report
     from plurimask.honesty import Honesty
@@ -108,6 +109,30 @@ def show_evaluation(report: Report, options: Namespace, console: Console) -> int
     return DONE
 
 
+def show_selection(selection: Selection, options: Namespace, console: Console) -> int:
+    """One line per choice with its reason; what was left out, and on stderr what is broken."""
+    table = Table("rank", _names_column(), *(["place"] if options.crops else []), "why")
+    for row in selection.rows[:MANY]:
+        starts = [str(value) for name, value in row.items() if name.startswith("start-")]
+        table.add_row(str(row["rank"]), escape(row["image"]), *([", ".join(starts)] if starts else []), row["why"])
+    console.print(table)
+    if len(selection.rows) > MANY:
+        console.print(f"... and {len(selection.rows) - MANY} more in selection.csv", highlight=False)
+    pool = selection.pool
+    unit = "crops" if options.crops else "images"
+    lines = [f"{len(selection.rows)} of {len(pool.candidates)} {unit} are chosen; pictures are in {selection.output}"]
+    if len(selection.rows) < selection.asked:
+        lines += [f"{selection.asked} were asked for; the pool has no more {unit}, so all of them are taken"]
+    lines += [f"left out: {name} ({reason})" for name, reason in list(pool.left_out.items())[:MANY]]
+    if len(pool.left_out) > MANY:
+        lines += [f"... and {len(pool.left_out) - MANY} more in pool.csv"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for image, problem in pool.problems.items():
+        complain(f"{image}: {problem}", FAILED)
+    return FAILED if pool.problems else DONE
+
+
 def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int:
     """What was changed, and what it brings."""
     table = Table("parameter", "before", "now")
@@ -118,6 +143,7 @@ def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int
             platt = getattr(choice.model, name)
             table.add_row(f"{name} (slope, offset)", "", f"{platt.slope:.3f}, {platt.offset:.3f}")
     console.print(table)
+    borders = report.raw.border, report.calibrated.border
     meaning = MEASURES.get(report.measure, report.measure)
     lines = [
         f"{report.measure} ({meaning}) of {len(report.rows)} images: {report.before} before, {report.after} now",
@@ -131,6 +157,7 @@ def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int
             f"hypotheses, observed of {observed:.3f}"
             for limit, (predicted, observed) in report.raw.above.items()
         ),
+        *(f"borders: error / sigma spreads by {a['spread']:.3f} -> {b['spread']:.3f}" for a, b in [borders] if a and b),
         "S by IoU: "
         + ", ".join(
             f"{name.removeprefix('S@')} {value.mean:.3f}"

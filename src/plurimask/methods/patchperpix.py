@@ -21,7 +21,8 @@ from torch.nn import functional
 from plurimask.instances import Instances
 from plurimask.networks.patch_decoder import LevelReader, PatchShape, WindowReader
 from plurimask.networks.unet import CONVOLUTIONS
-from plurimask.ops.components import without_small
+from plurimask.ops.components import objects, without_small
+from plurimask.ops.mutex_watershed import dense_patches
 from plurimask.ops.patch_assembly import Assembly
 from plurimask.ops.patch_consensus import Patches
 from plurimask.protocols import Backbone, Features, Head, Method, Outputs
@@ -62,7 +63,10 @@ class PatchPerPix(Method):
         class_weights: of background, one and several objects within it.
         foreground: a pixel is background if its background probability is above ``1 - foreground``.
         threshold, cover_threshold, select, thin_out, partition: how patches become objects, see
-            :class:`plurimask.ops.patch_assembly.Assembly`.
+            :class:`plurimask.ops.patch_assembly.Assembly`. The partition "dense" is the paper's ablation MWS-Dense: no
+            patches are selected, all their pixels are affinities (:func:`plurimask.ops.mutex_watershed.dense_patches`);
+            objects then do not overlap, and are scored by their foreground probability. For large patches in large
+            windows it takes gigabytes.
         min_size: smaller objects are dropped, in pixels.
         max_patches: if a window has more foreground pixels, every second (third, ...) of them gets a patch. An
             untrained network sees foreground everywhere.
@@ -88,7 +92,7 @@ class PatchPerPix(Method):
     cover_threshold: float = 0.5
     select: bool = True
     thin_out: bool = True
-    partition: Literal["mutex", "components"] = "mutex"
+    partition: Literal["mutex", "components", "dense"] = "mutex"
     min_size: int = 20
     max_patches: int = 100_000
 
@@ -150,6 +154,9 @@ class PatchPerPix(Method):
         centres = outputs["centres"][:, 1:].cpu().numpy()
         chosen = np.flatnonzero((foreground & ~overlap)[tuple(centres.T)])
         patches = Patches(centres[chosen], values.numpy()[chosen], self.sides(foreground.ndim), foreground.shape)
+        if self.partition == "dense":
+            labels = dense_patches(patches, foreground & ~overlap)
+            return objects(labels, scores=1 - probabilities[BACKGROUND], min_area=self.min_size)
         found = self.assembly()(patches, cover=foreground & ~overlap, overlap=overlap).instances
         return without_small(found, self.min_size)
 
@@ -160,7 +167,7 @@ class PatchPerPix(Method):
             cover_threshold=self.cover_threshold,
             select=self.select,
             thin_out=self.thin_out,
-            partition=self.partition,
+            partition="mutex" if self.partition == "dense" else self.partition,
         )
 
     def probabilities(self, outputs: Outputs) -> Tensor:

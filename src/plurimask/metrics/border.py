@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from plurimask.instances import Instances, bounding_box
 from plurimask.metrics.bootstrap import Interval, interval, interval_of_share
 from plurimask.metrics.calibration import Reliability, equal_mass
-from plurimask.metrics.matching import match_greedily
+from plurimask.metrics.matching import check_shapes, match_greedily
 from plurimask.probabilistic import ProbabilisticInstances
 
 Floats = NDArray[np.float64]
@@ -70,21 +70,30 @@ class BorderErrors:
         surprises: Floats = np.log(self.sigmas) + self.ratios**2 / 2 + math.log(2 * math.pi) / 2
         return surprises
 
+    def summary(self) -> dict[str, float] | None:
+        """``count`` of sides, and by name what :class:`BorderHonesty` has with intervals; None without sides."""
+        if not len(self):
+            return None
+        error, surprise = float(np.abs(self.errors).mean()), float(self.surprises.mean())
+        bias, spread = float(self.ratios.mean()), float(self.ratios.std())
+        return {"count": len(self), "error": error, "bias": bias, "spread": spread, "surprise": surprise}
+
 
 def border_errors(truth: Instances, found: Instances, *, min_iou: float = 0.5) -> BorderErrors:
     """The sides of all found objects with a partner; none where they have no feature ``border``.
 
     Partners are those of :func:`plurimask.metrics.calibration.existence_forecasts`. The box of a found object is that
-    of its ``contour``, where there is one: to a fraction of a pixel, and half a pixel outside of the contour, which runs
+    of its ``contour``, where there is one, to a fraction of a pixel: half a pixel outside of the contour, which runs
     through the centres of pixels. Sides where the true object touches the edge of the image are left out: nothing can
     be too large there, and where the object really ends is not known.
 
     Raises:
         ValueError: the images differ in shape, ``min_iou`` is out of range, or a sigma is not a positive number.
     """
-    pairs = match_greedily(truth, found, min_iou=min_iou).pairs
+    check_shapes(truth, found)
     if "border" not in found.features:
         return BorderErrors(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
+    pairs = match_greedily(truth, found, min_iou=min_iou).pairs
     theirs, ours = truth.select(pairs[:, 0]), found.select(pairs[:, 1])
     true = _mask_sides(theirs)
     outwards = np.array([[-1.0], [1.0]])
@@ -164,7 +173,7 @@ class BorderHonesty:
 
 
 def summarise(images: Sequence[BorderErrors], *, seed: int = 0) -> BorderHonesty | None:
-    """All sides of all images alike, with 95 % bootstrap intervals over the images that have any; None without sides."""
+    """All sides of all images alike, with 95 % bootstrap intervals over the images that have any; None if none has."""
     known = [image for image in images if len(image)]
     if not known:
         return None
@@ -252,7 +261,8 @@ def _sides(found: Instances) -> Floats:
         return _mask_sides(found)
     points = found.features["contour"].astype(np.float64)
     sides = np.stack([points.min(axis=1), points.max(axis=1) + 1], axis=1)
-    return np.clip(sides, 0, found.shape)
+    inside: Floats = np.clip(sides, 0, found.shape)
+    return inside
 
 
 def _mask_sides(objects: Instances) -> Floats:

@@ -1,4 +1,4 @@
-"""Is what is said of hypotheses true? Existence and expected IoU in a few numbers.
+"""Is what is said of hypotheses true? Existence, expected IoU and borders in a few numbers.
 
 All hypotheses take part, rejected ones too; their partners are those of
 :func:`plurimask.metrics.calibration.existence_forecasts`, with an IoU of at least 1/2.
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plurimask.instances import Instances
+from plurimask.metrics import border
+from plurimask.metrics.border import BorderErrors, border_errors
 from plurimask.metrics.calibration import Forecasts, existence_forecasts, iou_forecasts, iou_reliability, pool
 from plurimask.probabilistic import ProbabilisticInstances
 
@@ -29,16 +31,19 @@ class Outcomes:
         existence: :func:`plurimask.metrics.calibration.existence_forecasts`.
         expected: ``(n,)`` expected IoU.
         observed: ``(n,)`` IoU with the partner, 0 without one.
+        borders: :func:`plurimask.metrics.border.border_errors`.
     """
 
     existence: Forecasts
     expected: NDArray[np.float64]
     observed: NDArray[np.float64]
+    borders: BorderErrors
 
     @classmethod
     def of(cls, truth: Instances, found: ProbabilisticInstances) -> Outcomes:
         """Of one image."""
-        return cls(existence_forecasts(truth, found.hypotheses()), *iou_forecasts(truth, found))
+        every = found.hypotheses()
+        return cls(existence_forecasts(truth, every), *iou_forecasts(truth, found), border_errors(truth, every))
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Honesty:
         iou_error: mean absolute difference of expected and observed IoU.
         iou_ece: the same of the means of ten bins of equal mass: what calibration can mend.
         above: IoU t -> shares of the hypotheses that are expected and observed above t.
+        border: :meth:`plurimask.metrics.border.BorderErrors.summary`.
     """
 
     brier: float
@@ -58,6 +64,7 @@ class Honesty:
     iou_error: float
     iou_ece: float
     above: Mapping[float, tuple[float, float]]
+    border: Mapping[str, float] | None = None
 
     @classmethod
     def of(cls, images: Sequence[Outcomes]) -> Honesty:
@@ -72,6 +79,7 @@ class Honesty:
             float(np.abs(expected - observed).mean()) if len(expected) else math.nan,
             reliability.ece,
             dict(zip(reliability.thresholds.tolist(), shares, strict=True)),
+            border.pool([image.borders for image in images]).summary(),
         )
 
     @property

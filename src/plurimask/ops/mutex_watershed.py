@@ -68,9 +68,13 @@ def mutex_watershed(
             raise ValueError(f"{name} of shape {np.shape(rows)} came; {(len(weights), ndim)} are wanted.")
     if not np.isfinite(weights).all():
         raise ValueError("a weight is not finite; the network that made it is broken.")
-    rows = [[int(step) for step in offset] for offset in offsets]
-    thinned = None if strides is None else [[int(step) for step in stride] for stride in strides]
-    found = mwatershed.agglom(weights.astype(np.float64), rows, strides=thinned)
+    # The library panics where an offset is longer than the image, and no edge of it stays inside.
+    fits = [edge for edge, offset in enumerate(offsets) if (np.abs(offset) < weights.shape[1:]).all()]
+    weights, offsets = weights[fits], [[int(step) for step in offsets[edge]] for edge in fits]
+    thinned = None if strides is None else [[int(step) for step in strides[edge]] for edge in fits]
+    if not fits:
+        return np.zeros(weights.shape[1:], np.int32)
+    found = mwatershed.agglom(weights.astype(np.float64), offsets, strides=thinned)
     labels: NDArray[np.int64] = found.ravel().astype(np.int64)
     # The library (0.5.4) names a cluster after one of its pixels; alone, the first pixel is taken for background.
     if labels.size and labels[0] == 0 and _first_attracted(weights, np.asarray(offsets, np.int64)):

@@ -121,13 +121,16 @@ class Tangle:
                 state = state & ~clear | set_
         return self.components.count(self.component, state)
 
-    def changes(self, turns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``(K, k, R + 1)`` what each inspection changes where they are made in the order of a row of ``(K, k)``."""
+    def changes(self, order: NDArray[np.int64], made: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """``(K, k, R + 1)`` what each inspection changes, those made in the order of a row of ``(K, k)``.
+
+        made: ``(K, k)`` which of the row are made at all; the others come last.
+        """
         # Python's own integers where 63 bits do not suffice.
         bits = np.array([1 << place for place in range(len(self.effects))], None if len(self.effects) < 63 else object)
-        made, rows = np.unique(np.cumsum(bits[turns], axis=1), return_inverse=True)
-        after = np.array([self.counts(int(each)) for each in made])[rows.reshape(turns.shape)]
-        start = np.broadcast_to(self.counts(0), (len(turns), 1, after.shape[-1]))
+        sets, rows = np.unique(np.cumsum(bits[order] * made, axis=1), return_inverse=True)
+        after = np.array([self.counts(int(each)) for each in sets])[rows.reshape(order.shape)]
+        start = np.broadcast_to(self.counts(0), (len(order), 1, after.shape[-1]))
         return np.diff(after, axis=1, prepend=start)
 
 
@@ -190,8 +193,8 @@ class Corrections:
         for tangle in sorted(touched):
             own = turn[:, self.tangles[tangle].inspections]
             order = own.argsort(axis=1)
-            places = np.take_along_axis(own, order, axis=1) + 1
-            changes[np.arange(number)[:, None], places] += self.tangles[tangle].changes(order)
+            places = np.take_along_axis(own, order, axis=1)
+            changes[np.arange(number)[:, None], places + 1] += self.tangles[tangle].changes(order, places < length)
         return changes[:, :-1].cumsum(axis=1)
 
     def s(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
