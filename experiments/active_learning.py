@@ -12,7 +12,10 @@ released protocol of Czolbe et al. 2021, which chooses images again; --scratch t
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +25,7 @@ from plurimask.active.acquisition import SCORES, Strategy
 from plurimask.active.curves import Record, compare
 from plurimask.active.learner import Segmenter
 from plurimask.active.loop import Study, run_study
+from plurimask.cli import CHATTY
 from plurimask.data.transforms import Augmentation
 from plurimask.fitting import Schedule
 from plurimask.methods import Semantic
@@ -79,6 +83,8 @@ def main() -> None:
         warm=not options.scratch,
         replica=options.replica,
     )
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     start = time.monotonic()
     records = run_study(study, segmenter(options), folder(options), on_round=partial(tell, start))
     for line in rows(records, study, options):
@@ -122,8 +128,7 @@ def tell(start: float, record: Record) -> None:
 
 def rows(records: Sequence[Record], study: Study, options: argparse.Namespace) -> list[str]:
     """Ready for RESULTS.md but for id and time."""
-    words = f"{options.data} --posterior {options.posterior} --part {options.part}"
-    words += " --replica" * options.replica + " --scratch" * options.scratch
+    words = shlex.join("RUNS" if word == str(options.runs) else word for word in sys.argv[1:])
     seeds = f"{min(study.seeds)} to {max(study.seeds)}"
     size = f"{options.data}, {study.initial} + {study.rounds} x {study.per_round} images of {options.pool}"
     lines = []
@@ -134,7 +139,7 @@ def rows(records: Sequence[Record], study: Study, options: argparse.Namespace) -
             if one.difference is not None:
                 difference = f"; difference to `{study.strategies[0].name}` {one.difference.mean:+.4f}"
                 interval = f"of the difference, over seeds: {one.difference.low:+.4f} to {one.difference.high:+.4f}"
-            cells = [f"`python experiments/active_learning.py RUNS {words}`", size, options.part, seeds, "TIME", what]
+            cells = [f"`python experiments/active_learning.py {words}`", size, options.part, seeds, "TIME", what]
             cells += [f"{one.area:.4f}; {one.last:.4f}{difference}", interval, "-"]
             lines.append("| ID | " + " | ".join(cells) + " |")
     return lines

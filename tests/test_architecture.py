@@ -16,13 +16,13 @@ WRITTEN = (".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cff", ".json", ".cf
 
 # A module may import from its own row and from the rows above it.
 LAYERS = (
-    ("instances", "selection", "symmetry", "uncertainty", "platt", "probabilistic"),
+    ("instances", "selection", "symmetry", "uncertainty", "platt", "probabilistic", "listening"),
     ("protocols",),
     ("ops",),
     ("metrics", "agglomerate", "networks", "windows"),
     ("methods", "posteriors", "data", "familiarity"),
     ("model", "testing"),
-    ("rescale", "predict", "pixelwise", "decoding", "fitting", "training", "tuning"),
+    ("rescale", "predict", "pixelwise", "decoding", "semi_supervised", "fitting", "training", "tuning"),
     ("ledger", "batch", "pairing", "assessment", "honesty", "evaluation", "large", "proofreading", "active", "export"),
     ("cli", "__main__", "words"),
 )

@@ -290,8 +290,9 @@ def test_the_options_that_are_lists():
     functions = {name: words.imported(verb.function) for name, verb in VERBS.items()}
     lists = {name: words.list_options(function) for name, function in functions.items()}
     assert lists["evaluate"] == {"--thresholds": float}
-    assert lists["train"] == {"--weights": float, "--channels": str, "--channel_files": str}
-    assert lists["segment"] == {"--channel_files": str}
+    names = ("--only", "--unlabelled", "--channels", "--channel_files")
+    assert lists["train"] == {"--weights": float, **dict.fromkeys(names, str)}
+    assert lists["segment"] == lists["tune"] == {"--channel_files": str}
 
 
 @pytest.mark.parametrize("name", sorted(VERBS))

@@ -166,11 +166,16 @@ def test_only_the_named_images(data, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(training, "fit", watched)
-    train([data, other], tmp_path / "out", **SMALL, only=["two", "two"])
-    assert seen["names"] == ["two", "two", "a", "b"]  # of the first folder; named twice, it comes twice as often
-    assert seen["model"].trained_on == ("two", "a", "b")
-    with pytest.raises(ValueError, match="no images three in its 'fit' part"):
-        train([data], tmp_path / "none", **SMALL, only=["two", "three"])
+    train([data, other], tmp_path / "out", **SMALL, only=["fit/two", "fit/two"])
+    assert seen["names"] == [
+        "fit/two",
+        "fit/two",
+        "fit/a",
+        "fit/b",
+    ]  # of the first folder; named twice, it comes twice as often
+    assert seen["model"].trained_on == ("fit/two", "fit/a", "fit/b")
+    with pytest.raises(ValueError, match="no images fit/three in its 'fit' part"):
+        train([data], tmp_path / "none", **SMALL, only=["fit/two", "fit/three"])
     with pytest.raises(ValueError, match="no image is named"):
         train([data], tmp_path / "none", **SMALL, only=[])
 

@@ -27,7 +27,7 @@ VOLUME = (24, 40, 48)
 def volumes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
     for part, seed in (("fit", 1), ("tune", 2)):
-        image, truth = trees((12, 20, 20), count=2, seed=seed)
+        image, truth = trees((8, 16, 16), count=2, seed=seed)
         (folder / part / "images").mkdir(parents=True)
         (folder / part / "masks" / "a").mkdir(parents=True)
         write_image(folder / part / "images" / "a.tif", image)
@@ -38,10 +38,10 @@ def volumes(tmp_path_factory):
 
 @pytest.mark.parametrize("method", [PATCHES, Affinities(min_size=1)], ids=["patchperpix", "affinities"])
 def test_volumes_are_trained_on_and_segmented(volumes, tmp_path, method):
-    schedule = Schedule(steps=3, batch=1, crop=12, check_every=3, warmup=1, workers=0)
+    schedule = Schedule(steps=3, batch=1, crop=8, check_every=3, warmup=1, workers=0)
     backbone, posterior = partial(UNet, ndim=3, width=4, depth=2), partial(ConcreteDropout, start=1)
     settings = {"method": method, "backbone": backbone, "posterior": posterior, "schedule": schedule}
-    train([volumes], tmp_path / "model", **settings, progress=False, window=16, halo=4)
+    train([volumes], tmp_path / "model", **settings, progress=False, window=24, halo=4)
     model = load_model(tmp_path / "model")
     assert model.method == method and model.channels == ("channel 0", "channel 1", "channel 2")
     image, truth = open_source(volumes, split="tune")[0].read()

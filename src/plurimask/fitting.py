@@ -22,10 +22,13 @@ from torch.utils.data import DataLoader
 
 from plurimask.data.dataset import Crops, Example, collate
 from plurimask.data.transforms import Augmentation
+from plurimask.data.unlabelled import UnlabelledCrops
+from plurimask.listening import Listen2Student
 from plurimask.metrics.segmentation import score
 from plurimask.model import Model
 from plurimask.predict import Device, pick_device, segment_draws, use_bfloat16
 from plurimask.protocols import Head
+from plurimask.semi_supervised import LESSON, Lessons, Teacher
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,8 @@ def fit(
     run: Path,
     schedule: Schedule,
     weights: NDArray[np.float64] | None = None,
+    unlabelled: Sequence[NDArray[np.float32]] = (),
+    teaching: Listen2Student = Listen2Student(),
     progress: bool = True,
 ) -> Model:
     """Trains a model; continues where a killed run with the same folder stopped.
@@ -106,10 +111,15 @@ def fit(
         run: folder of checkpoints and logs; not the model's own folder.
         schedule: how long and how fast.
         weights: relative frequency of every example.
+        unlabelled: ``(C, *spatial)``, normalised; with some, every update sees as many crops of them as of examples.
+        teaching: what is learned from them.
         progress: whether to show a bar.
 
     Returns:
         The model with the weights that were best on the tune images.
+
+    Raises:
+        ValueError: the method cannot learn from unlabelled images.
     """
     model.posterior.samples = len(examples)
     model.posterior.train()  # a loaded model is in eval mode
@@ -136,8 +146,9 @@ def fit(
         persistent_workers=schedule.workers > 0,
     )
     looks: DataLoader[Example] = DataLoader(list(tune), batch_size=None, collate_fn=_itself)  # type: ignore[arg-type]
-    trainer = _trainer(run, schedule, done=done, progress=progress)
-    training = Training(model, schedule)
+    lessons = _lessons(model, unlabelled, schedule, teaching) if len(unlabelled) else None
+    trainer = _trainer(run, schedule, done=done, progress=progress, lessons=lessons)
+    training = Training(model, schedule, teaching)
     with _no_false_alarms():
         if done:
             trainer.fit(training, loader, looks, ckpt_path=str(latest), weights_only=True)
@@ -150,18 +161,20 @@ def fit(
 class Training(lightning.LightningModule):
     """One model under training."""
 
-    def __init__(self, model: Model, schedule: Schedule) -> None:
+    def __init__(self, model: Model, schedule: Schedule, teaching: Listen2Student = Listen2Student()) -> None:
         super().__init__()
         self.posterior = model.posterior
         if model.backbone.ndim == 2:
             self.posterior.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
-        self.model, self.schedule = model, schedule
+        self.model, self.schedule, self.teaching = model, schedule, teaching
 
-    def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
-        image = batch.pop("image")
-        if image.ndim == 4:
-            image = image.contiguous(memory_format=torch.channels_last)
-        terms = self.posterior.losses(image, batch)
+    def training_step(self, batch: dict[str, Any], number: int) -> Tensor:
+        lesson = batch.pop(LESSON, None)
+        terms = self._terms(batch)
+        if lesson is not None:
+            taught = self._terms(lesson)
+            taught.pop("weights", None)  # no matter of images: it is among the others
+            terms |= {f"unlabelled.{name}": self.teaching.weight * term for name, term in taught.items()}
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             values = {name: float(term.detach()) for name, term in terms.items()}
@@ -169,6 +182,12 @@ class Training(lightning.LightningModule):
         self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()})
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        image = batch.pop("image")
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return self.posterior.losses(image, batch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """A tune image stays where it is; prediction moves it."""
@@ -228,10 +247,26 @@ def _prepare(model: Model, examples: Sequence[Example], schedule: Schedule) -> N
             part.prepare(truths, steps=schedule.steps, seed=schedule.seed)
 
 
-def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool) -> lightning.Trainer:
+def _lessons(
+    model: Model, images: Sequence[NDArray[np.float32]], schedule: Schedule, teaching: Listen2Student
+) -> Lessons:
+    crops = UnlabelledCrops(
+        images,
+        size=schedule.crop,
+        count=schedule.steps * schedule.batch,
+        seed=(schedule.seed, 0),
+        augmentation=schedule.augmentation,
+    )
+    start = round(teaching.start * schedule.steps)
+    return Lessons(model.method, crops, teaching, batch=schedule.batch, start=start, workers=schedule.workers)
+
+
+def _trainer(run: Path, schedule: Schedule, *, done: int, progress: bool, lessons: Lessons | None) -> lightning.Trainer:
     every = min(schedule.check_every, schedule.steps)
     # The average is what a look sees: it has to hold trained weights by the first one.
-    average = EMAWeightAveraging(decay=schedule.averaging, update_starting_at_step=min(schedule.warmup, every - 1))
+    first = min(schedule.warmup, every - 1)
+    kind = EMAWeightAveraging if lessons is None else partial(Teacher, lessons)
+    average = kind(decay=schedule.averaging, update_starting_at_step=first)
     best = ModelCheckpoint(run, "best", monitor="tune/avS", mode="max", enable_version_counter=False)
     latest = ModelCheckpoint(
         run, "latest", every_n_train_steps=every, save_on_train_epoch_end=False, enable_version_counter=False

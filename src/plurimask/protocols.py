@@ -23,6 +23,7 @@ from plurimask.symmetry import IDENTITY, Symmetry
 
 if TYPE_CHECKING:
     from plurimask.instances import Instances
+    from plurimask.listening import Listen2Student
 
 Outputs = Mapping[str, Tensor]
 """Output name -> ``(B, C, *spatial)``; a sparse or ragged entry says so in its docstring."""
@@ -152,6 +153,16 @@ class Method(ABC):
     @abstractmethod
     def ideal(self, truth: Instances) -> Outputs:
         """Outputs of a perfect network (B = 1), for the contract checks."""
+
+    def taught(self, outputs: Outputs, rule: Listen2Student, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """What :meth:`targets` gives, for one crop without truth, from a teacher's outputs of it (B = 1).
+
+        Optional, for training with unlabelled images: the loss must learn from the entries only what ``rule`` allows.
+
+        Raises:
+            NotImplementedError: the method cannot be taught.
+        """
+        raise NotImplementedError
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
         """Field -> values worth trying around its present one, in the order in which ``tune`` searches; none at first.

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from plurimask.data.dataset import Example
 from plurimask.data.normalise import Normalisation
 from plurimask.data.samples import Sample, Source
 from plurimask.data.sources import open_source
+from plurimask.data.unlabelled import Unlabelled, find_unlabelled
 from plurimask.familiarity import Familiarity, training_looks
 from plurimask.fitting import Schedule, fit
+from plurimask.instances import Instances
+from plurimask.listening import Listen2Student
 from plurimask.methods import Embedding
 from plurimask.metrics.border import SigmaScale
 from plurimask.model import Model, Scale, describe, load_model, network_factory
@@ -38,6 +42,8 @@ def train(
     normalisation: Normalisation = Normalisation(),
     weights: Sequence[float] | None = None,
     only: Sequence[str] | None = None,
+    unlabelled: Sequence[str] | None = None,
+    teaching: Listen2Student = Listen2Student(),
     channels: Sequence[str] | None = None,
     axes: str | None = None,
     channel_files: Sequence[str] | None = None,
@@ -62,6 +68,10 @@ def train(
         normalisation: of intensities.
         weights: how often crops come from each folder, relative to the others; by number of images if None.
         only: names of the images to fit of the first folder, all if None; one that is named twice comes twice as often.
+        unlabelled: folders with images whose truth, if there is any, is not looked at: of a benchmark the fit part,
+            else all images but those of the folder's tune and report parts. Images that are fitted with their truth or
+            choose the state are left out, so that the folder of ``only`` may be given again. They are kept in memory.
+        teaching: how the method learns from unlabelled images, if there are some.
         channels: names of the channels, as the model will call them; those of the channel files if none are given.
         axes: of the image files, where they do not say it themselves.
         channel_files: which files are the channels, in order, where the data has a file for each: BBBC010 has w2
@@ -76,7 +86,8 @@ def train(
     Raises:
         FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
         ValueError: if a part is empty, a name is not there, images differ in channels or do not fit the network,
-            weights do not fit the folders, or a folder has no such channel files.
+            weights do not fit the folders, a folder has no such channel files or no unlabelled images, or the method
+            cannot learn from such.
     """
     output = Path(output)
     run = _run_folder(output, overwrite=overwrite)
@@ -85,9 +96,12 @@ def train(
     sources = [open_source(folder, split="fit", axes=axes, channel_files=channel_files) for folder in data]
     parts = [_read(source, normalise, only=None if place else only) for place, source in enumerate(sources)]
     chosen = open_source(data[0], split="tune", axes=axes, channel_files=channel_files)
-    tune = _read(chosen, normalise).examples
-    examples = [example for part in parts for example in part.examples]
-    count = _channel_count([*examples, *tune])
+    looked_at = _read(chosen, normalise)
+    tune, examples = looked_at.examples, [example for part in parts for example in part.examples]
+    files = frozenset[Path]().union(*(part.files for part in (*parts, looked_at)))
+    find = partial(find_unlabelled, without=files, axes=axes, channel_files=channel_files)
+    others = [_without_truth(image, normalise) for folder in unlabelled or () for image in find(folder)]
+    count = _channel_count([*examples, *tune, *others])
     torch.manual_seed(schedule.seed)
     model = start or _fresh(method, backbone(count), posterior)
     _fits(model, examples[0].image, hint=chosen.channel_hint)
@@ -105,11 +119,19 @@ def train(
         scale=_scale(parts[0]),
         window=window,
         halo=halo,
-        trained_on=tuple(dict.fromkeys([*(start.trained_on if start else ()), *(e.name for e in examples)])),
+        trained_on=_names([*examples, *others], before=start),
     )
-    _remember(run, model, schedule, channel_files)
+    _remember(run, model, schedule, channel_files, others=others, teaching=teaching)
     fitted = _fit_parts(
-        model, examples, tune, run=run, schedule=schedule, weights=_frequencies(parts, weights), progress=progress
+        model,
+        examples,
+        tune,
+        run=run,
+        schedule=schedule,
+        weights=_frequencies(parts, weights),
+        others=others,
+        teaching=teaching,
+        progress=progress,
     )
     known = start.familiarity if start else Familiarity()
     images = [example.image for example in examples]
@@ -117,6 +139,11 @@ def train(
     fitted = replace(fitted, familiarity=known.joined(looked))
     fitted.save(output)
     return fitted
+
+
+def _names(examples: Sequence[Example], *, before: Model | None) -> tuple[str, ...]:
+    """What a model has seen: what the one before has, and these; each once."""
+    return tuple(dict.fromkeys([*(before.trained_on if before else ()), *(example.name for example in examples)]))
 
 
 def _fresh(method: Method, backbone: Backbone, posterior: Callable[[NetworkFactory], Posterior]) -> Model:
@@ -131,6 +158,8 @@ def _fit_parts(
     run: Path,
     schedule: Schedule,
     weights: NDArray[np.float64] | None,
+    others: Sequence[Example],
+    teaching: Listen2Student,
     progress: bool,
 ) -> Model:
     """Every part of the posterior in a run of its own, with the next seed (and annotator, where one is chosen) each.
@@ -147,6 +176,8 @@ def _fit_parts(
             run=run / f"member_{number}" if len(parts) > 1 else run,
             schedule=replace(schedule, seed=schedule.seed + number, annotator=annotator),
             weights=weights,
+            unlabelled=[example.image for example in others],
+            teaching=teaching,
             progress=progress,
         )
     model.posterior.eval()
@@ -177,11 +208,20 @@ def _run_folder(output: Path, *, overwrite: bool) -> Path:
     return run
 
 
-def _remember(run: Path, model: Model, schedule: Schedule, channel_files: Sequence[str] | None) -> None:
+def _remember(
+    run: Path,
+    model: Model,
+    schedule: Schedule,
+    channel_files: Sequence[str] | None,
+    *,
+    others: Sequence[Example],
+    teaching: Listen2Student,
+) -> None:
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
     settings = {**model.describe(), "schedule": describe(schedule)}
     del settings["familiarity"]  # it follows from the images
     settings |= {"channel_files": channel_files} if channel_files else {}
+    settings |= {"unlabelled": [e.name for e in others], "teaching": describe(teaching)} if others else {}
     settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
     text = json.dumps(settings, indent=2, default=list)
     file = run / "settings.json"
@@ -196,9 +236,10 @@ def _remember(run: Path, model: Model, schedule: Schedule, channel_files: Sequen
 
 @dataclass(frozen=True)
 class _Part:
-    """The images of one folder, in memory, with the pixel sizes that their files know."""
+    """The images of one folder, in memory, with their files and the pixel sizes that these know."""
 
     examples: tuple[Example, ...]
+    files: frozenset[Path]
     pixel_sizes: frozenset[tuple[float, ...] | None]
 
 
@@ -210,9 +251,16 @@ def _read(source: Source, normalise: Normalisation, *, only: Sequence[str] | Non
     """
     if len(source) == 0:
         raise ValueError(f"{source.folder} has no images in its {source.split!r} part; training needs some.")
-    pairs = [(sample.name, *sample.read_all()) for sample in (source if only is None else _named(source, only))]
+    samples = list(source) if only is None else _named(source, only)
+    pairs = [(sample.name, *sample.read_all()) for sample in samples]
     examples = tuple(Example(name, normalise(image.data), truths[0], truths[1:]) for name, image, truths in pairs)
-    return _Part(examples, frozenset(image.pixel_size for _, image, _ in pairs))
+    files = frozenset(file for sample in samples for file in sample.files)
+    return _Part(examples, files, frozenset(image.pixel_size for _, image, _ in pairs))
+
+
+def _without_truth(unlabelled: Unlabelled, normalise: Normalisation) -> Example:
+    image = unlabelled.image()
+    return Example(unlabelled.name, normalise(image.data), Instances.empty(image.shape))
 
 
 def _named(source: Source, names: Sequence[str]) -> list[Sample]:

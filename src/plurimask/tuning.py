@@ -145,6 +145,7 @@ def tune(
     images: int | None = None,
     folds: tuple[Sequence[str], Sequence[str]] | None = None,
     axes: str | None = None,
+    channel_files: Sequence[str] | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     memory: int = 2_000_000_000,
@@ -173,6 +174,7 @@ def tune(
         folds: names of two halves of images of the whole data set; what is chosen on one is scored on the other, as
             R20 did on its test images (docs/algorithms.md, 2.4). There are two models then, and none is saved.
         axes: of the image files, where they do not say it themselves.
+        channel_files: which files are the channels, in order, where the data has a file for each, as for training.
         device: "auto" takes a GPU where there is one.
         precision: "auto" is bfloat16 where the processor supports it.
         memory: bytes of outputs to keep in memory; what is beyond goes to a temporary folder.
@@ -188,7 +190,9 @@ def tune(
     model = model if isinstance(model, Model) else load_model(model)
     _check(model, measure=measure, grid=candidates(model, parameters), images=images)
     _check_output(output, overwrite=overwrite, several=folds is not None)
-    samples = _samples(Path(data), model, images=images, folds=folds, axes=axes)
+    part = "tune" if folds is None else None
+    source = open_source(data, split=part, axes=axes, channel_files=channel_files)
+    samples = _samples(source, model, images=images, folds=folds)
     seeds = seeds_of(model, draws, seed)
     with TemporaryDirectory(prefix="plurimask-") as folder:
         shelf, seen = Shelf(Path(folder), memory=memory), dict[str, Seen]()
@@ -234,15 +238,14 @@ def _check_output(output: Path | str | None, *, overwrite: bool, several: bool) 
 
 
 def _samples(
-    data: Path, model: Model, *, images: int | None, folds: Sequence[Sequence[str]] | None, axes: str | None
+    source: Source, model: Model, *, images: int | None, folds: Sequence[Sequence[str]] | None
 ) -> list[Sample]:
     """The images to choose on; none of them was fitted."""
     if folds is None:
-        source = open_source(data, split="tune", axes=axes)
         count = min(images or len(source), len(source))
         samples = [source[number * len(source) // count] for number in range(count)]
     else:
-        samples = _folded(open_source(data, axes=axes), folds)
+        samples = _folded(source, folds)
     fitted = [sample.name for sample in samples if sample.name in set(model.trained_on)]
     if fitted:
         raise ValueError(

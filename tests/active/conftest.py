@@ -11,7 +11,6 @@ from plurimask.data.normalise import Normalisation
 from plurimask.familiarity import Familiarity, looks
 from plurimask.methods import Semantic
 from plurimask.model import Model, network_factory
-from plurimask.networks import UNet
 from plurimask.posteriors import ConcreteDropout
 
 METHOD = Semantic(threshold=0.34, min_size=1)
@@ -24,7 +23,7 @@ def model(tmp_path_factory):
     backbone = {"class_path": "plurimask.networks.unet.UNet", "init_args": {"width": 4, "depth": 2}}
     posterior = partial(ConcreteDropout, initial_rate=0.4)(network_factory(backbone, METHOD))
     known = Familiarity.fit([[looks(Normalisation()(noise(seed)[None]))] * 3 for seed in range(100, 106)])
-    made = Model(posterior=posterior, method=METHOD, channels=("light",), familiarity=known, trained_on=("two",))
+    made = Model(posterior=posterior, method=METHOD, channels=("light",), familiarity=known, trained_on=("fit/two",))
     folder = tmp_path_factory.mktemp("models") / "doubting"
     made.save(folder)
     return folder

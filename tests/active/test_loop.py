@@ -90,7 +90,7 @@ def test_without_replacement(tmp_path):
 
 def test_the_highest_of_the_rest_are_chosen(tmp_path):
     learner = Learner()
-    records = [one for one in run_study(study(strategies=(DOUBT,), seeds=(0,)), learner, tmp_path)]
+    records = run_study(study(strategies=(DOUBT,), seeds=(0,)), learner, tmp_path)
     left = [name for name in NAMES if name not in records[0].chosen]
     for one, asked in zip(records[1:], learner.asked, strict=True):
         assert asked == left

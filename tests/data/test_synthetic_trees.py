@@ -38,6 +38,11 @@ def test_shape_and_count(count, channels):
     assert len(truth) == count and truth.shape == SMALL
 
 
+def test_where_there_is_no_room_trees_lie_on_others():
+    truth = trees((5, 6, 7), count=12, seed=0)[1]
+    assert len(truth) == 12 and (truth.areas > 0).all()
+
+
 def test_trees_overlap_and_touch(volumes):
     for _, truth in volumes:
         first, second, third, _ = truth.to_masks()

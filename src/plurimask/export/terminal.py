@@ -36,7 +36,7 @@ MEASURES = {
     "PQ": "panoptic quality",
     "split_rate": "share of true objects found in parts",
     "merge_rate": "share of found objects that join several",
-    "F1_challenge": "NeurIPS 2022 challenge's F1, mean over images",
+    "F1_challenge": "F1 of the NeurIPS 2022 challenge",
     "F1_challenge (median)": "its median over images",
     "rRAND": "partition of the pixels, ISBI 2012",
     "rINF": "the same by information",

@@ -81,7 +81,8 @@ class ContourHead(Head):
 
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
         """``score``, ``location``, ``fourier``, ``contour``; as the method has it ``refinement``, ``box``, ``giou`` and
-        ``border``. float32 under any autocast.
+        ``border``. float32 under any autocast. All but the score learn only where the student doubts enough: from the
+        ``floor`` of the targets on, at all four borders (``box`` at each by itself).
         """
         with without_autocast(outputs["score"]):
             labels = on_grid(targets["labels"], self.method.stride)
@@ -90,8 +91,9 @@ class ContourHead(Head):
             owner = firsts[where[0]] + labels[where] - 1
             chosen = Proposals.of(outputs, where, self.method)
             truth = losses.boxes_of(targets["contour"][owner])
-            terms, boxes = self._contour_terms(chosen, owner, outputs["refinement"], targets)
-            terms |= self._box_terms(boxes, truth, chosen.sigmas)
+            learned = chosen.doubt_more_than(targets["floor"][owner])
+            terms, boxes = self._contour_terms(chosen, owner, outputs["refinement"], targets, kept=learned.all(1))
+            terms |= self._box_terms(boxes, truth, chosen.sigmas, learned=learned)
             aims = torch.zeros_like(outputs["score"], dtype=torch.float32)
             image, rows, columns = where
             aims[image, targets["category"][owner], rows, columns] = self._aim(boxes, truth)
@@ -101,37 +103,42 @@ class ContourHead(Head):
             return {"score": self.method.score_weight * entropy, **terms}
 
     def _contour_terms(
-        self, chosen: Proposals, owner: Tensor, field: Tensor, targets: Outputs
+        self, chosen: Proposals, owner: Tensor, field: Tensor, targets: Outputs, *, kept: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms of location, series and points, and the boxes ``(P, 2, 2)`` of the final contours."""
+        """Terms of location, series and points, and the boxes ``(P, 2, 2)`` of the final contours.
+
+        kept: ``(P,)`` which proposals the terms learn from.
+        """
         method, truth = self.method, targets["contour"][owner]
+        location, series = (targets[name][owner[kept]] for name in ("location", "fourier"))
         counts = torch.bincount(chosen.image, minlength=len(field)).tolist()
-        series = zip(torch.split(chosen.location, counts), torch.split(chosen.fourier, counts), strict=True)
-        contours = [reconstruct(*one, positions) for one, positions in zip(series, targets["positions"], strict=True)]
+        drawn = zip(torch.split(chosen.location, counts), torch.split(chosen.fourier, counts), strict=True)
+        contours = [reconstruct(*one, positions) for one, positions in zip(drawn, targets["positions"], strict=True)]
         terms = {
-            "location": method.location_weight * losses.distance(chosen.location, targets["location"][owner]),
-            "fourier": method.fourier_weight * losses.fourier_distance(chosen.fourier, targets["fourier"][owner]),
-            "contour": method.contour_weight * losses.distance(torch.cat(contours), truth),
+            "location": method.location_weight * losses.distance(chosen.location[kept], location),
+            "fourier": method.fourier_weight * losses.fourier_distance(chosen.fourier[kept], series),
+            "contour": method.contour_weight * losses.distance(torch.cat(contours)[kept], truth[kept]),
         }
         if not method.refine:
             return terms, losses.boxes_of(torch.cat(contours))
         found, aims, final = [], [], []
-        for number, aim in enumerate(torch.split(truth, counts)):
+        for number, (aim, keep) in enumerate(zip(torch.split(truth, counts), torch.split(kept, counts), strict=True)):
             steps, positions = int(targets["iterations"][number]), targets["positions"][number]
             looks = list(refined(contours[number], field[number].float(), positions, iterations=steps))
             final.append(looks[-1])
             looks = looks if method.refinement_loss == "all" else looks[-1:]
-            found += looks
-            aims += [aim] * len(looks)
+            found += [look[keep] for look in looks]
+            aims += [aim[keep]] * len(looks)
         terms["refinement"] = method.refinement_weight * losses.distance(torch.cat(found), torch.cat(aims))
         return terms, losses.boxes_of(torch.cat(final))
 
-    def _box_terms(self, found: Tensor, truth: Tensor, sigmas: Tensor | None) -> dict[str, Tensor]:
-        """found, truth: ``(P, 2, 2)``; sigmas: ``(P, 4)``."""
+    def _box_terms(self, found: Tensor, truth: Tensor, sigmas: Tensor | None, *, learned: Tensor) -> dict[str, Tensor]:
+        """found, truth: ``(P, 2, 2)``; sigmas, and which borders the terms learn from: ``(P, 4)``."""
         method, terms = self.method, {}
-        large = losses.measurable(found, truth)
+        large = losses.measurable(found, truth) & learned.all(1)
         if method.box_weight:
-            terms["box"] = method.box_weight * losses.distance(found, truth)
+            borders = found.flatten(1)[learned], truth.flatten(1)[learned]
+            terms["box"] = method.box_weight * losses.distance(*borders)
         if method.giou:
             overlap = losses.generalised_iou(found[large], truth[large])
             terms["giou"] = method.giou_weight * losses.mean(1 - overlap)
@@ -199,6 +206,10 @@ class Proposals:
             fourier=gathered(outputs["fourier"], where).reshape(-1, method.order, 4),
             sigmas=None if doubt is None else LARGEST_SIGMA * torch.sigmoid(doubt),
         )
+
+    def doubt_more_than(self, floor: Tensor) -> Tensor:
+        """``(P, 4)`` bool: sigmas in shares of the largest are not below; without sigmas, all. floor: ``(P, 4)``."""
+        return torch.ones_like(floor, dtype=torch.bool) if self.sigmas is None else self.sigmas / LARGEST_SIGMA >= floor
 
 
 def gathered(values: Tensor, where: Where) -> Tensor:

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from plurimask.instances import Instances
+from plurimask.listening import Listen2Student
 from plurimask.methods.contour_head import LARGEST_SIGMA, ContourHead, Proposals, Where, on_grid, without_autocast
 from plurimask.methods.contour_refinement import refined
-from plurimask.methods.contour_targets import centres, contour_rows, in_one_piece
+from plurimask.methods.contour_targets import BACKGROUND, UNKNOWN, centres, contour_rows, in_one_piece
 from plurimask.ops.components import without_small
 from plurimask.ops.contours import rasterise
 from plurimask.ops.fourier import reconstruct
@@ -70,7 +71,7 @@ class Contours(Method):
         min_size: smaller objects are dropped, in pixels.
     """
 
-    ragged: ClassVar[frozenset[str]] = frozenset({"location", "fourier", "contour", "category"})
+    ragged: ClassVar[frozenset[str]] = frozenset({"location", "fourier", "contour", "category", "floor"})
 
     classes: int = 1
     order: int = 25
@@ -124,7 +125,8 @@ class Contours(Method):
         float32, sorted, where contours are compared; ``iterations`` () int64, of the refinement.
 
         A row per object in one piece: ``location`` (K, 2), ``fourier`` (K, N, 4), ``contour`` (K, S, 2), float32 in
-        pixels, and ``category`` (K,) int64.
+        pixels, ``category`` (K,) int64, and ``floor`` (K, 4) float32, the least sigma of the student's, in shares of
+        the largest, from which top, left, bottom and right are learned: of a truth 0, always.
 
         Raises:
             ValueError: not two axes, or a class outside 1 .. classes.
@@ -139,8 +141,27 @@ class Contours(Method):
             "positions": positions.astype(np.float32),
             "iterations": np.array(count, np.int64),
             "category": self._categories(truth)[whole],
+            "floor": np.zeros((int(whole.sum()), 4), np.float32),
             **contour_rows(truth.select(whole), order=self.order, positions=positions),
         }
+
+    def taught(self, outputs: Outputs, rule: Listen2Student, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Targets of the teacher's objects in one piece; unknown where it is sure of neither an object nor of none.
+
+        (U22's code learns contours from objects below ``rule.foreground``, too, but such hardly pass its threshold.)
+
+        Raises:
+            ValueError: there are no standard deviations of borders to compare.
+        """
+        if not self.uncertainty:
+            raise ValueError("Listen2Student compares the doubt about borders; train with uncertainty=True.")
+        found = self.decode(outputs)
+        found = found.select((found.scores >= rule.foreground) & in_one_piece(found))
+        targets = self.targets(found, generator)
+        unsure = torch.sigmoid(outputs["score"][0].float()).amax(0).cpu().numpy() > rule.background
+        fine = unsure.repeat(self.stride, 0).repeat(self.stride, 1)[: found.shape[0], : found.shape[1]]
+        targets["labels"][(targets["labels"] == BACKGROUND) & fine] = UNKNOWN
+        return {**targets, "floor": rule.floor(found.features["border"].reshape(-1, 4) / LARGEST_SIGMA)}
 
     def _categories(self, truth: Instances) -> NDArray[np.int64]:
         """``(N,)`` channel of every object's score."""

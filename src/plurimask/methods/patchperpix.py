@@ -65,8 +65,8 @@ class PatchPerPix(Method):
         threshold, cover_threshold, select, thin_out, partition: how patches become objects, see
             :class:`plurimask.ops.patch_assembly.Assembly`. The partition "dense" is the paper's ablation MWS-Dense: no
             patches are selected, all their pixels are affinities (:func:`plurimask.ops.mutex_watershed.dense_patches`);
-            objects then do not overlap, and are scored by their foreground probability. For large patches in large
-            windows it takes gigabytes.
+            objects then do not overlap, have only pixels with a patch (see ``max_patches``), and are scored by their
+            foreground probability. It takes 40 bytes or more for every pixel of every patch.
         min_size: smaller objects are dropped, in pixels.
         max_patches: if a window has more foreground pixels, every second (third, ...) of them gets a patch. An
             untrained network sees foreground everywhere.
