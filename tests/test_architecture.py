@@ -23,7 +23,19 @@ LAYERS = (
     ("methods", "posteriors", "data", "familiarity"),
     ("model", "testing"),
     ("rescale", "predict", "pixelwise", "decoding", "semi_supervised", "fitting", "training", "tuning"),
-    ("ledger", "batch", "pairing", "assessment", "honesty", "evaluation", "large", "proofreading", "active", "export"),
+    (
+        "ledger",
+        "batch",
+        "pairing",
+        "assessment",
+        "honesty",
+        "comparison",
+        "evaluation",
+        "large",
+        "proofreading",
+        "active",
+        "export",
+    ),
     ("cli", "__main__", "words"),
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -15,6 +15,7 @@ import plurimask
 from plurimask import batch
 from plurimask.batch import plan, segment_files
 from plurimask.data.io import read_image
+from plurimask.data.normalise import Normalisation
 from plurimask.instances import Instances
 from plurimask.model import Scale
 from plurimask.predict import Answer
@@ -349,7 +350,8 @@ def wells(tmp_path):
 
 
 def with_channels(monkeypatch, *names):
-    stand_in = SimpleNamespace(posterior=SimpleNamespace(distinct=None), scale=Scale(1.0, 6.0), channels=names)
+    posterior, normalisation = SimpleNamespace(distinct=None), Normalisation()
+    stand_in = SimpleNamespace(posterior=posterior, scale=Scale(1.0, 6.0), channels=names, normalisation=normalisation)
     monkeypatch.setattr(batch, "load_model", lambda model: stand_in)
 
 

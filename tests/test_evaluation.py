@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from plurimask.comparison import Report
 from plurimask.data import storage
 from plurimask.data.truth import truths
-from plurimask.evaluation import Report, evaluate
+from plurimask.evaluation import evaluate
 from plurimask.instances import Instances
 from plurimask.metrics.segmentation import Scores
 from plurimask.pairing import Unpaired

@@ -179,6 +179,17 @@ def test_patience_stops(tmp_path, monkeypatch):
     assert checkpoint(tmp_path)["global_step"] == 6  # the first look, and two that are not better
 
 
+def test_a_run_that_patience_ended_is_not_trained_again(tmp_path, monkeypatch, taken):
+    monkeypatch.setattr(Training, "validation_step", lambda self, *_: self.log("tune/avS", 0.5, batch_size=1))
+    impatient = replace(SHORT, steps=20, check_every=2, patience=2)
+    one = run(tmp_path, schedule=impatient)
+    taken.clear()
+    other = run(tmp_path, schedule=impatient, model=made())
+    assert taken == []
+    for first, second in zip(one.posterior.parameters(), other.posterior.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
 def test_killed_before_the_only_look(tmp_path, caplog):
     run(tmp_path)
     (tmp_path / BEST).unlink()

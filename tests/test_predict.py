@@ -12,7 +12,7 @@ from scipy import ndimage
 import plurimask
 from plurimask import predict
 from plurimask.data.io import read_image
-from plurimask.data.normalise import Normalisation
+from plurimask.data.normalise import MixedNormalisation, Normalisation
 from plurimask.data.sources import open_source
 from plurimask.data.transforms import Augmentation
 from plurimask.familiarity import Familiarity, looks, training_looks
@@ -236,6 +236,17 @@ def test_one_channel_with_and_without_its_axis():
     np.testing.assert_array_equal(one.best().to_labels(), other.best().to_labels())
     twice = segment(np.stack([image, 0 * image]), model(channels=("a", "b")))
     np.testing.assert_array_equal(one.best().to_labels() > 0, twice.best().to_labels() > 0)
+
+
+def test_a_grey_image_is_one_of_three_channels_where_the_normalisation_makes_them():
+    image, _ = scene((40, 50), radius=5, count=8)
+    colours = model(channels=("red", "green", "blue"), normalisation=MixedNormalisation())
+    found = [segment(grey, colours).best().to_labels() for grey in (image, image[None], np.stack([image] * 3))]
+    assert found[0].any()
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    with pytest.raises(ValueError, match="this model wants"):
+        segment(image, model(channels=("a", "b", "c"), normalisation=MixedNormalisation(colours=False)))
 
 
 @pytest.mark.parametrize("given", [{"diameter": 20.0}, {"pixel_size": 0.25}])

@@ -201,7 +201,7 @@ def _attempts(
     seeds_of(model, settings.draws, settings.seed)
     pick_device(device)
     files, hint = waiting[0].files, waiting[0].hint
-    if hint and len(files) != len(model.channels):
+    if hint and model.normalisation.channels(len(files)) != len(model.channels):
         counts = f"{len(files)} in the images, {len(model.channels)} ({', '.join(model.channels)}) in the model"
         raise ValueError(f"the numbers of channels differ: {counts}. {hint}")
     zoom = training_zoom(model.scale, pixel_size=settings.pixel_size, diameter=settings.diameter)

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from argparse import HelpFormatter
 
     from plurimask.batch import Job
+    from plurimask.comparison import Row
     from plurimask.decoding import Trial
-    from plurimask.evaluation import Row
 
 MISUSED, INTERRUPTED = 2, 130
 PATIENCE = 2.0  # seconds before a progress bar appears

@@ -7,94 +7,27 @@ written in :mod:`plurimask.export.report`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from plurimask.assessment import Assessment, Found, Quality, assess, parse_mode, summarise
-from plurimask.data.io import Image
+from plurimask.assessment import Assessment, Found, assess, parse_mode, summarise
+from plurimask.comparison import Pair, Report, Row
 from plurimask.data.samples import Sample, Split
 from plurimask.data.sources import open_source
-from plurimask.data.truth import RESULT, Reader, truths
+from plurimask.data.truth import RESULT, truths
 from plurimask.export.report import check_free, write_report
 from plurimask.instances import Instances
-from plurimask.metrics.segmentation import THRESHOLDS, Scores, Summary
+from plurimask.metrics.segmentation import THRESHOLDS
 from plurimask.pairing import Unpaired, check_complete, listed, pair
 from plurimask.probabilistic import ProbabilisticInstances
-from plurimask.proofreading.simulate import Review, Simulation, review
+from plurimask.proofreading.simulate import Review, review
 from plurimask.proofreading.simulate import summarise as summarise_reviews
 
 # Whatever readers and comparisons of shapes say, it has to be told of which of many images.
-_PROBLEMS = (OSError, ValueError, ArithmeticError, KeyError, IndexError, TypeError)
+_PROBLEMS = (OSError, ValueError, ArithmeticError, LookupError, TypeError, RuntimeError)
 
 Measure = Callable[[Instances, Found], Assessment]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image with what was found in it; nothing is read before it is asked for.
-
-    Attributes:
-        name: in the truth.
-        found_name: in the results.
-        truth: reads the true objects.
-        found: reads the found ones, with their doubt where the result has it.
-        image: reads the image itself, where the truth is a data set that holds it.
-    """
-
-    name: str
-    found_name: str
-    truth: Reader
-    found: Callable[[], Found]
-    image: Callable[[], Image] | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image and its measures."""
-
-    pair: Pair
-    assessment: Assessment
-
-    @property
-    def name(self) -> str:
-        """In the truth."""
-        return self.pair.name
-
-    @property
-    def found(self) -> str:
-        """The name of the found objects."""
-        return self.pair.found_name
-
-    @property
-    def scores(self) -> Scores:
-        """Hits and misses."""
-        return self.assessment.scores
-
-
-@dataclass(frozen=True)
-class Report:
-    """An evaluation.
-
-    Attributes:
-        rows: one per image, in the order of the truth.
-        quality: measures of all images together, with bootstrap intervals over images.
-        proofreading: what inspections in several orders mend; None without probabilities, or where it was left out.
-        left_out: found names that are not in the part of the data set that was asked for.
-        settings: what :func:`evaluate` was called with.
-    """
-
-    rows: tuple[Row, ...]
-    quality: Quality
-    proofreading: Simulation | None
-    left_out: tuple[str, ...]
-    settings: Mapping[str, Any]
-
-    @property
-    def summary(self) -> Summary:
-        """S, precision, recall and F1, means over images."""
-        return self.quality.segmentation
 
 
 def evaluate(
@@ -139,8 +72,10 @@ def evaluate(
         FileNotFoundError: there is no such file or folder.
         FileExistsError: ``output`` is there and may not be replaced.
         Unpaired: names that do not fit together; the message lists them.
-        ValueError: a file that cannot be read, shapes that differ; the message names the file.
+        ValueError: a file that cannot be read, shapes that differ; the message names the file. ``empty`` is no share.
     """
+    if not 0 <= empty <= 1:
+        raise ValueError(f"empty is {empty}; an image with nothing to find counts from 0 to 1, 1 by default.")
     if output is not None:
         check_free(Path(output), overwrite=overwrite)  # complains before the work, not after it
     choose = lru_cache(maxsize=1)(parse_mode(mode))  # several measures of an image ask for its objects
@@ -181,7 +116,7 @@ def _pairs(
     single: the found objects were given as one file.
     """
     samples = _samples(truth)
-    every = truths(truth) if split is None else {sample.name: sample.truth for sample in samples}
+    every = {sample.name: sample.truth for sample in samples} if samples or split is not None else truths(truth)
     wanted = _wanted(list(every) if split is None else _part(truth, split), names, truth)
     # One file against one truth needs no names: whoever gives them says that they belong together.
     alone = single and len(candidates) == len(every) == 1
@@ -219,6 +154,8 @@ def _wanted(names: Sequence[str], listing: str | Path | None, truth: Path) -> li
         return list(names)
     lines = Path(listing).read_text(encoding="utf-8").split("\n")
     asked = {line.strip() for line in lines if line.strip()}
+    if not asked:
+        raise Unpaired(f"{listing} lists no name; one per line is wanted, such as {listed(names[:1])}.")
     if strangers := sorted(asked - set(names)):
         raise Unpaired(f"{listing} lists {listed(strangers)}, but {truth} has no such truth.")
     return [name for name in names if name in asked]

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LATEST = "latest.ckpt"
 BEST = "best.ckpt"
+FINISHED = "finished"  # an empty file; the latest checkpoint is older than the look after which patience ended
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def fit(
     teaching: Listen2Student = Listen2Student(),
     progress: bool = True,
 ) -> Model:
-    """Trains a model; continues where a killed run with the same folder stopped.
+    """Trains a model; continues where a killed run with the same folder stopped, and reads the end of a finished one.
 
     Args:
         model: where to start from; its posterior is trained in place.
@@ -121,9 +122,11 @@ def fit(
     Raises:
         ValueError: the method cannot learn from unlabelled images.
     """
+    latest = run / LATEST
+    if latest.is_file() and (run / FINISHED).is_file():
+        return _best(model, run)
     model.posterior.samples = len(examples)
     model.posterior.train()  # a loaded model is in eval mode
-    latest = run / LATEST
     done = _steps_done(latest)
     crops = Crops(
         examples,
@@ -155,6 +158,7 @@ def fit(
         else:
             _prepare(model, examples, schedule)
             trainer.fit(training, loader, looks)
+    (run / FINISHED).touch()
     return _best(model, run)
 
 
@@ -257,7 +261,7 @@ def _lessons(
         seed=(schedule.seed, 0),
         augmentation=schedule.augmentation,
     )
-    start = round(teaching.start * schedule.steps)
+    start = max(round(teaching.start * schedule.steps), schedule.warmup)  # before, the average is that of no training
     return Lessons(model.method, crops, teaching, batch=schedule.batch, start=start, workers=schedule.workers)
 
 

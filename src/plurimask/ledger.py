@@ -86,14 +86,21 @@ def _settings_there(output: Path, targets: Iterable[Path]) -> Mapping[str, Any] 
     """The settings of the results in a folder, from its config or, where that is lost, from a result."""
     config = output / CONFIG
     if config.exists():
-        stored: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        if "settings" not in stored:
+        stored = _json_there(config)
+        if not (isinstance(stored, dict) and isinstance(stored.get("settings"), dict)):
             raise FileExistsError(f"{config} exists, but plurimask did not write it; use another folder.")
         return dict(stored["settings"])
     for target in targets:
         if path_of(target, EVERYTHING).exists():
             return dict(load_attributes(path_of(target, EVERYTHING)).get("settings", {}))
     return None
+
+
+def _json_there(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def differences(there: Mapping[str, Any], now: Settings) -> list[str]:
@@ -136,5 +143,9 @@ def _summary_there(output: Path) -> dict[str, Row]:
     path = output / SUMMARY
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["image"]: row for row in csv.DictReader(file)}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        names = set(reader.fieldnames or ())
+        if COLUMNS[0] not in names or not names <= set(COLUMNS):
+            raise FileExistsError(f"{path} exists, but plurimask did not write it; use another folder.")
+        return {row[COLUMNS[0]]: row for row in reader}

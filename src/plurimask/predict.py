@@ -164,7 +164,7 @@ def visit_outputs(
 
 def decoded(outputs: Outputs, method: Method, *, window: Window, shape: Sequence[int]) -> Instances:
     """The objects that a window answers for, in the frame of an image ``(*spatial,)``, from one draw's outputs."""
-    found = window.cut(method.upright(method.decode(outputs), window.symmetry))
+    found = window.cut(window.symmetry.undo_objects(method.decode(outputs)))
     return found.select(window.answers_for(found)).shift(window.outer[0], shape)
 
 
@@ -200,9 +200,10 @@ def checked(image: NDArray[Any], model: Model) -> NDArray[Any]:
     """The image as ``(C, *spatial)``, or a clear error."""
     image = np.asarray(image)
     ndim, channels = model.backbone.ndim, len(model.channels)
-    if image.ndim == ndim and channels == 1:
+    seen = model.normalisation.channels
+    if image.ndim == ndim and seen(1) == channels:
         image = image[None]
-    if image.ndim != ndim + 1 or image.shape[0] != channels:
+    if image.ndim != ndim + 1 or seen(len(image)) != channels:
         raise ValueError(
             f"the image has shape {image.shape}; this model wants ({channels}, {', '.join('ZYX'[-ndim:])}): "
             f"{channels} channel{'s' * (channels > 1)} ({', '.join(model.channels)}) and {ndim} spatial axes. "

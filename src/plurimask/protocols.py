@@ -132,15 +132,11 @@ class Method(ABC):
 
     @abstractmethod
     def decode(self, outputs: Outputs) -> Instances:
-        """Outputs of one draw in one window (B = 1) -> objects, which may overlap; scores in [0, 1]."""
+        """Outputs of one draw in one window (B = 1) -> objects, which may overlap; scores in [0, 1].
 
-    def upright(self, found: Instances, symmetry: Symmetry) -> Instances:
-        """Objects decoded from a window that a draw has turned -> as they lie in the window.
-
-        To be extended by a method whose objects have features that depend on how they lie, beyond places and ends
-        (:data:`plurimask.instances.PLACES`, :data:`plurimask.instances.ENDS`).
+        A draw may have turned its window. The objects are turned back, and of their features those of
+        :data:`plurimask.instances.PLACES` and :data:`plurimask.instances.ENDS`; others should not depend on it.
         """
-        return symmetry.undo_objects(found)
 
     @abstractmethod
     def probabilities(self, outputs: Outputs) -> Tensor:

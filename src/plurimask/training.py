@@ -19,7 +19,7 @@ from plurimask.data.samples import Sample, Source
 from plurimask.data.sources import open_source
 from plurimask.data.unlabelled import Unlabelled, find_unlabelled
 from plurimask.familiarity import Familiarity, training_looks
-from plurimask.fitting import Schedule, fit
+from plurimask.fitting import FINISHED, Schedule, fit
 from plurimask.instances import Instances
 from plurimask.listening import Listen2Student
 from plurimask.methods import Embedding
@@ -185,13 +185,13 @@ def _fit_parts(
 
 
 def _fits(model: Model, image: NDArray[np.float32], *, hint: str) -> None:
-    """Whether the network can read such images; asked of its first kernel, ``(filters, channels, *spatial)``."""
-    kernel = next(weight for weight in model.backbone.parameters() if weight.ndim > 2)
-    if (kernel.shape[1], kernel.ndim - 1) != (len(image), image.ndim):
+    """Whether the network can read such images."""
+    backbone = model.backbone
+    if (backbone.in_channels, backbone.ndim) != (len(image), image.ndim - 1):
         advice = f"Give other images, or another backbone or initial model. {hint}".rstrip()
         raise ValueError(
             f"the images have {len(image)} channels and {image.ndim - 1} spatial axes; the network reads "
-            f"{kernel.shape[1]} and {kernel.ndim - 2}. {advice}"
+            f"{backbone.in_channels} and {backbone.ndim}. {advice}"
         )
 
 
@@ -202,8 +202,8 @@ def _run_folder(output: Path, *, overwrite: bool) -> Path:
     if overwrite:
         (run / "settings.json").unlink(missing_ok=True)
         for folder in (run, *run.glob("member_*")):
-            for checkpoint in folder.glob("*.ckpt"):
-                checkpoint.unlink()
+            for file in (*folder.glob("*.ckpt"), folder / FINISHED):
+                file.unlink(missing_ok=True)
             shutil.rmtree(folder / "logs", ignore_errors=True)
     return run
 

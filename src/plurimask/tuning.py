@@ -184,14 +184,13 @@ def tune(
 
     Raises:
         FileNotFoundError: there is no such model, or no image in this part.
-        FileExistsError: ``output`` holds a model and may not be replaced.
+        FileExistsError: ``output`` holds a model, or a file of its name, and may not be replaced.
         ValueError: the model was fitted to one of the images, or an option makes no sense.
     """
     model = model if isinstance(model, Model) else load_model(model)
     _check(model, measure=measure, grid=candidates(model, parameters), images=images)
     _check_output(output, overwrite=overwrite, several=folds is not None)
-    part = "tune" if folds is None else None
-    source = open_source(data, split=part, axes=axes, channel_files=channel_files)
+    source = open_source(data, split="tune" if folds is None else None, axes=axes, channel_files=channel_files)
     samples = _samples(source, model, images=images, folds=folds)
     seeds = seeds_of(model, draws, seed)
     with TemporaryDirectory(prefix="plurimask-") as folder:
@@ -206,6 +205,7 @@ def tune(
         choose = partial(search, parameters=parameters, rounds=rounds, on_trial=on_trial)
         scored = [_scored(model, choose, chosen_on=one, scored_on=other) for one, other in pairs]
     given = {"data": str(data), "draws": len(seeds), "seed": seed, "rounds": rounds, "parameters": parameters}
+    given |= {"images": images, "axes": axes, "channel_files": channel_files}
     report = _report(scored, measure=measure, settings=given)
     if output is not None:
         _save(report, Path(output))
@@ -233,8 +233,9 @@ def _check_output(output: Path | str | None, *, overwrite: bool, several: bool) 
         return
     if several:
         raise ValueError("two folds give two models, and none can be saved; leave out the output or the folds.")
-    if (Path(output) / "model.json").exists() and not overwrite:
-        raise FileExistsError(f"{output} holds a model already; choose another folder, or replace it (--overwrite).")
+    there = [name for name in ("model.json", REPORT) if (Path(output) / name).exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{output} holds {there[0]} already; choose another folder, or replace it (--overwrite).")
 
 
 def _samples(

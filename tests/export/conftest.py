@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plurimask.assessment import assess, summarise
-from plurimask.evaluation import Pair, Report, Row
+from plurimask.comparison import Pair, Report, Row
 from plurimask.instances import Instances
 from plurimask.probabilistic import ProbabilisticInstances
 from plurimask.proofreading.simulate import simulate

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from plurimask.assessment import assess, summarise
 from plurimask.batch import BatchReport
-from plurimask.evaluation import Pair, Report, Row
+from plurimask.comparison import Pair, Report, Row
 from plurimask.export.terminal import DONE, FAILED, MANY, show_batch, show_evaluation, show_facts, show_tuning
 from plurimask.metrics.bootstrap import Interval
 from plurimask.metrics.hypotheses import Honesty

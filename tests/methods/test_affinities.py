@@ -127,7 +127,7 @@ def test_turned_windows_give_the_same_objects(ndim):
     truth = toy_truths(ndim)["touching blobs"]
     for symmetry in symmetries(ndim):
         labels = symmetry.apply(torch.from_numpy(truth.to_labels())).numpy()
-        found = TOY.upright(TOY.decode(TOY.ideal(Instances.from_labels(labels))), symmetry)
+        found = symmetry.undo_objects(TOY.decode(TOY.ideal(Instances.from_labels(labels))))
         assert (matched_ious(truth, found) == 1).all()
 
 

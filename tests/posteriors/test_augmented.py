@@ -114,7 +114,7 @@ def test_every_methods_objects_come_upright(method):
     method, truth = method(), toy_truths()["touching blobs"]
     usual = method.decode(method.ideal(truth))
     for symmetry in symmetries(2):
-        found = method.upright(method.decode(method.ideal(turned_truth(truth, symmetry))), symmetry)
+        found = symmetry.undo_objects(method.decode(method.ideal(turned_truth(truth, symmetry))))
         assert found.shape == truth.shape
         assert (matched_ious(usual, found) > 0.95).all()
 
@@ -126,7 +126,7 @@ def test_contours_and_their_borders_come_upright():
         # Standard deviations by the place of a border in the turned frame: top 1, left 2, bottom 3, right 4.
         sigmas = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
         outputs["uncertainty"][0] = torch.log(sigmas / (LARGEST_SIGMA - sigmas))
-        found = method.upright(method.decode(outputs), symmetry)
+        found = symmetry.undo_objects(method.decode(outputs))
         for contour, box, mask in zip(found.features["contour"], found.boxes, found.masks, strict=True):
             # What the contour encloses is the object; a rounding at .5 may go the other way in a mirror.
             place, inside = rasterise(contour, truth.shape)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imageio.v3 as imageio
 import numpy as np
@@ -62,7 +62,7 @@ def select(
     *,
     model: Path | str = "nuclei",
     strategy: Score = DEFAULT.score,
-    diversity: float = DEFAULT.diversity,
+    diversity: float | Literal["inf"] = DEFAULT.diversity,
     crops: int | None = None,
     annotated: Sequence[str] | None = None,
     split: Split | None = None,
@@ -106,7 +106,7 @@ def select(
         FileExistsError: the output is there already; nothing is overwritten.
         ValueError: an option is out of range, or there is no image that can be chosen.
     """
-    output, way = Path(output), Strategy(strategy, diversity)
+    output, way = Path(output), Strategy(strategy, float(diversity))
     if output.exists():
         raise FileExistsError(f"{output} exists already, and nothing is overwritten; give another folder.")
     if count < 1:
@@ -156,9 +156,16 @@ def _known(
     images = [read_image(path, axes=axes).data for path in paths]
     hashes = {content_hash(image): str(path) for image, path in zip(images, paths, strict=True)}
     whole = [np.array([[[0] * (image.ndim - 1), image.shape[1:]]]) for image in images]
-    looks = [examiner.looks(image, box)[0] for image, box in zip(images, whole, strict=True)]
+    looks = [_looks(path, image, box, examiner) for path, image, box in zip(paths, images, whole, strict=True)]
     remembered = [image[0] for image in examiner.model.familiarity.references]
     return hashes, np.array([*remembered, *looks]) if remembered or looks else None
+
+
+def _looks(path: Path, image: NDArray[Any], box: NDArray[np.int64], examiner: Examiner) -> NDArray[np.float64]:
+    try:
+        return examiner.looks(image, box)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _reasons(pool: Pool) -> str:

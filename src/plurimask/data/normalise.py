@@ -28,7 +28,11 @@ class Intensities(ABC):
 
     @abstractmethod
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """image: ``(C, *spatial)``, any numeric dtype -> float32, usually of the same shape."""
+        """image: ``(C, *spatial)``, any numeric dtype -> float32, of the same shape but for :meth:`channels`."""
+
+    def channels(self, count: int) -> int:
+        """How many channels an image of ``count`` channels has afterwards; usually as many."""
+        return count
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,10 @@ class MixedNormalisation(Normalisation):
         share = self._share(mixed)
         if share:
             mixed = share * stretched(image, low=self.low, high=self.high) + (1 - share) * mixed
-        repeated = np.repeat(mixed, 3, axis=0) if self.colours and len(mixed) == 1 else mixed
-        return repeated.astype(np.float32)
+        return np.repeat(mixed, self.channels(len(mixed)) // len(mixed), axis=0).astype(np.float32)
+
+    def channels(self, count: int) -> int:
+        return 3 if self.colours and count == 1 else count
 
     def _brightened(self, image: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """(b) of the docstring."""

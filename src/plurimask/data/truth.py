@@ -85,12 +85,30 @@ def read_labels(path: str | Path) -> Instances:
 
 
 def read_masks(paths: Sequence[str | Path]) -> Instances:
-    """One mask per file, all of one shape; what is not 0 is the object. An empty mask is no object."""
+    """One mask per file, all of one shape; what is not 0 is the object. An empty mask is no object.
+
+    Raises:
+        UnreadableImage: shapes that differ, or a label map: several objects would become one.
+    """
     planes = [_read_plane(Path(path)) for path in paths]
     for path, plane in zip(paths, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise UnreadableImage(path, f"a mask of shape {plane.shape}; {paths[0]} has {planes[0].shape}.")
+        if _holds_several(plane):
+            raise UnreadableImage(
+                path,
+                f"a label map of {plane.max()} objects, but a folder of its own holds one mask per file. Give "
+                "folders of label maps one by one, or put all label maps into one folder.",
+            )
     return Instances.from_masks(planes, planes[0].shape)
+
+
+def _holds_several(plane: NDArray[Any]) -> bool:
+    """Whether the values are 1, 2, ... n; those of a mask with soft edges are not, or reach white."""
+    highest = int(plane.max(initial=0))
+    if highest in (0, 1, np.iinfo(np.uint8).max, np.iinfo(np.uint16).max):
+        return False
+    return np.array_equal(np.setdiff1d(plane, [0]), np.arange(1, highest + 1))
 
 
 def _read_plane(path: Path) -> NDArray[Any]:

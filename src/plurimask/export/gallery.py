@@ -28,7 +28,7 @@ from plurimask.instances import Instances, slices
 from plurimask.probabilistic import ProbabilisticInstances
 
 if TYPE_CHECKING:
-    from plurimask.evaluation import Report, Row
+    from plurimask.comparison import Report, Row
 
 log = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ from plurimask.proofreading.simulate import SHARES
 
 if TYPE_CHECKING:
     from plurimask.assessment import Quality
-    from plurimask.evaluation import Report, Row
+    from plurimask.comparison import Report, Row
     from plurimask.honesty import Calibration, ExpectedIou, Honesty, Ranking
     from plurimask.metrics.border import BorderHonesty
     from plurimask.metrics.patch_uncertainty import PatchCurve

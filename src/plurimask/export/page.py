@@ -16,7 +16,7 @@ from plurimask.export.plots import Plot
 from plurimask.metrics.outcomes import KINDS
 
 if TYPE_CHECKING:
-    from plurimask.evaluation import Report
+    from plurimask.comparison import Report
     from plurimask.metrics.bootstrap import Interval
 
 _FOLDED = 30  # images beyond which their table is folded up
@@ -102,12 +102,15 @@ def _honesty_section(report: Report) -> str:
         ("Existence: ECE", honesty.existence.ece, "how far frequencies are from p_exists; 0 is perfect"),
         ("Masks: Brier", honesty.mask.brier, "of the pixels of all hypotheses; 0 is perfect"),
         ("Masks: ECE", honesty.mask.ece, "how far frequencies are from shares of draws; 0 is perfect"),
+        ("Expected IoU: error", honesty.expected_iou.error, "mean distance to the IoU with the truth; 0 is perfect"),
         ("Accurate if certain", patches["p(accurate|certain)"], f"patches at {at} nats; 1 is perfect"),
         ("Uncertain if inaccurate", patches["p(uncertain|inaccurate)"], f"patches at {at} nats; 1 is perfect"),
         ("PAvPU", patches["PAvPU"], "patches accurate and certain, or neither; 1 is perfect"),
         ("AURC", honesty.ranking.aurc, f"risk over coverage; at best {_text(risk.aurc - risk.excess)}"),
         ("Errors found by doubt", honesty.ranking.area, f"area; random 0.5, {errors.errors} errors"),
     ]
+    if honesty.border is not None:
+        tiles.append(("Borders: spread", honesty.border.spread, "of error / sigma; 1 where sigmas are true"))
     if report.proofreading is not None:
         gain, ideal = (report.proofreading.curves[order].gain for order in ("doubt", "ideal"))
         tiles.append(("Proofreading by doubt", gain, f"gain in avS over random orders; at best {_text(ideal.mean)}"))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from plurimask.evaluation import Report
+    from plurimask.comparison import Report
     from plurimask.honesty import Honesty
     from plurimask.metrics.segmentation import Summary
     from plurimask.proofreading.simulate import Simulation

@@ -18,7 +18,7 @@ from plurimask.export.numbers import numbers
 from plurimask.export.tables import write_table
 
 if TYPE_CHECKING:
-    from plurimask.evaluation import Report
+    from plurimask.comparison import Report
 
 NUMBERS, OBJECTS, PAGE, PLOTS = "metrics.json", "per_object.csv", "report.html", "plots"
 

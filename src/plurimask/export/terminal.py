@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from plurimask.active.select import Selection
     from plurimask.batch import BatchReport
-    from plurimask.evaluation import Report
+    from plurimask.comparison import Report
     from plurimask.honesty import Honesty
     from plurimask.metrics.bootstrap import Interval
     from plurimask.proofreading.simulate import Simulation
@@ -179,6 +179,9 @@ def _honesty_table(honesty: Honesty, proofreading: Simulation | None, images: in
         table.add_row(f"{name}: Brier score", *_in_cells(calibration.brier, images), "0")
         table.add_row(f"{name}: calibration error", *_in_cells(calibration.ece, images), "0")
     table.add_row("expected IoU: mean error", *_in_cells(honesty.expected_iou.error, images), "0")
+    if honesty.border is not None:
+        table.add_row("borders: bias of error / sigma", *_in_cells(honesty.border.bias, images), "0")
+        table.add_row("borders: spread of error / sigma", *_in_cells(honesty.border.spread, images), "1")
     for name, value in honesty.at_threshold.items():
         table.add_row(f"{name} at {honesty.threshold:.3g} nats", *_in_cells(value, images), "1")
     risk, errors = honesty.ranking.risk, honesty.ranking.errors

@@ -67,7 +67,8 @@ class Affinities(Method):
         threshold: weaker attractive affinities do not attract. 0 is the paper, where all do, so that every pixel ends
             in an object and a repulsive edge alone keeps two objects apart.
         stride: repulsive edges are used at every n-th row and column, in every slice (paper: 10). Objects smaller than
-            that want less.
+            that want less. They are counted from a window's corner, which lies at a multiple of the network's stride:
+            only a divisor of that gives every window the edges that the whole image would have.
         cross_entropy: weight of a cross-entropy beside the Sorensen-Dice loss; the paper has none.
         min_size: smaller objects are dropped, in pixels.
 
@@ -80,7 +81,7 @@ class Affinities(Method):
     attractive: tuple[tuple[int, ...], ...] | None = None
     repulsive: tuple[tuple[int, ...], ...] | None = None
     threshold: float = 0.5
-    stride: int = 10
+    stride: int = 8
     cross_entropy: float = 0.0
     min_size: int = 20
 
@@ -167,7 +168,7 @@ class Affinities(Method):
         sizes = (round(max(self.min_size, 4) * factor) for factor in (0.25, 0.5, 0.75, 1.5, 2.0, 4.0))
         return {
             "threshold": tuple(t for t in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9) if t != self.threshold),
-            "stride": tuple(n for n in (2, 5, 10) if n != self.stride),
+            "stride": tuple(n for n in (2, 4, 8) if n != self.stride),
             "min_size": tuple(size for size in sizes if size != self.min_size),
         }
 

@@ -100,6 +100,9 @@ class PatchPerPix(Method):
         sides = np.atleast_1d(self.patch)
         if (sides < 1).any() or (sides % 2 == 0).any():
             raise ValueError(f"a patch has a pixel in its middle: give odd sides, not {self.patch}.")
+        counts = ("code", "levels", "samples", "max_patches")
+        if wrong := [f"{name} = {getattr(self, name)}" for name in counts if getattr(self, name) < 1]:
+            raise ValueError(f"{', '.join(wrong)}: at least 1 is wanted.")
         if not LOOSE <= self.foreground < 1:
             raise ValueError(f"foreground is {self.foreground}; patches are kept above {LOOSE}, so give {LOOSE} to 1.")
         if not 0 <= self.background_share <= 1:
@@ -218,7 +221,7 @@ class PatchPerPixHead(Head):
         self.classes = CONVOLUTIONS[backbone.ndim](backbone.channels[0], 3, 1)
         self.reader: LevelReader | WindowReader
         if method.variant == "encoder_decoder":
-            self.reader = WindowReader(shape, image_channels(backbone))
+            self.reader = WindowReader(shape, backbone.in_channels)
         else:
             self.reader = LevelReader(backbone, method.levels, shape.pixels if direct else shape.code)
         self.decoder: nn.Module = nn.Identity() if direct else nn.Sequential(nn.Tanh(), shape.decoder())
@@ -343,11 +346,6 @@ def patches_at(truth: Instances, positions: NDArray[np.int64], sides: Sequence[i
         windows = sliding_window_view(np.pad(mask, margins), tuple(sides))
         patches[near[own]] |= windows[tuple(places[own].T)].reshape(-1, patches.shape[1])
     return patches
-
-
-def image_channels(backbone: Backbone) -> int:
-    """Of the image that a backbone reads; only its first kernel, ``(filters, channels, *spatial)``, knows it."""
-    return next(weight for weight in backbone.parameters() if weight.ndim > 2).shape[1]
 
 
 def _drawn(
