@@ -134,6 +134,21 @@ def test_an_error_writes_nothing(truth: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
+def test_a_data_set_of_parts_needs_no_split(truth: Path, tmp_path: Path) -> None:
+    for part, name in (("train", "a"), ("test", "b")):
+        write(tmp_path / "data" / part, {f"{name}.png": bars(0, 4), f"{name}_masks.png": bars(0, 4)})
+    rows = evaluate(truth, tmp_path / "data").rows
+    assert [(row.name, row.found) for row in rows] == [("test/b", "b"), ("train/a", "a")]
+
+
+def test_settings_without_a_meaning(truth: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"empty is 7\.0"):
+        evaluate(truth, truth, empty=7.0)
+    (tmp_path / "names.txt").write_text("\n")
+    with pytest.raises(Unpaired, match=r"names\.txt lists no name"):
+        evaluate(truth, truth, names=tmp_path / "names.txt")
+
+
 def test_a_truth_alone_knows_no_split(truth: Path) -> None:
     with pytest.raises(ValueError, match="only a whole data set"):
         evaluate(truth, truth, split="report")

@@ -77,3 +77,14 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / CONFIG).write_text("{}", encoding="utf-8")
     with pytest.raises(FileExistsError, match="plurimask did not write it"):
         check_output(tmp_path, NOW, targets={"a": tmp_path / "a"}, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [(SUMMARY, "image,notes\nmine.tif,precious\n"), (SUMMARY, "a,b\n1,2\n"), (CONFIG, "{broken"), (CONFIG, "[1]")],
+)
+def test_files_of_somebody_else_are_left_alone(tmp_path, name, text):
+    files(tmp_path, **{name: text})
+    with pytest.raises(FileExistsError, match=f"{name} exists, but plurimask did not write it"):
+        check_output(tmp_path, NOW, targets={}, overwrite=False)
+    assert (tmp_path / name).read_text() == text

@@ -324,10 +324,14 @@ def test_images_that_were_fitted_are_refused(data):
 def test_a_model_is_not_overwritten_unasked(data, tmp_path):
     model().save(tmp_path / "out")
     before = (tmp_path / "out" / "model.json").read_bytes()
-    with pytest.raises(FileExistsError, match="holds a model already"):
+    with pytest.raises(FileExistsError, match=r"holds model\.json already"):
         tune(tmp_path / "out", data, draws=2, output=tmp_path / "out")
     assert (tmp_path / "out" / "model.json").read_bytes() == before and not ASKED
     tune(tmp_path / "out", data, draws=2, output=tmp_path / "out", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tuning.json").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"holds tuning\.json already"):
+        tune(tmp_path / "out", data, draws=2, output=tmp_path / "mine")
     assert load_model(tmp_path / "out").method == Squares(threshold=0.6)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "model.json",

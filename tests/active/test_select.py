@@ -101,6 +101,12 @@ def test_nothing_is_overwritten(pool, model, tmp_path):
         plurimask.select([pool], tmp_path / "out", 1, model=model)
 
 
+def test_an_annotated_image_of_other_channels_is_named(pool, model, tmp_path):
+    tifffile.imwrite(tmp_path / "two.tif", np.zeros((2, 9, 9), np.uint8), ome=True, metadata={"axes": "CYX"})
+    with pytest.raises(ValueError, match=r"two\.tif: the image has shape \(2, 9, 9\)"):
+        plurimask.select([pool], tmp_path / "out", 1, model=model, annotated=[str(tmp_path / "two.tif")])
+
+
 def test_a_pool_without_a_candidate(pool, model, tmp_path):
     with pytest.raises(ValueError, match=r"broken\.tif: .*NaN"):
         plurimask.select([pool / "broken.tif"], tmp_path / "out", 1, model=model)
@@ -110,7 +116,8 @@ def test_a_pool_without_a_candidate(pool, model, tmp_path):
 
 
 def test_the_command(pool, model, tmp_path, capsys):
-    code = main(["select", str(pool), "-n", "5", "-o", str(tmp_path / "out"), "--model", str(model), "--draws", "1"])
+    options = ["--model", str(model), "--draws", "1", "--diversity", "inf"]
+    code = main(["select", str(pool), "-n", "5", "-o", str(tmp_path / "out"), *options])
     shown = capsys.readouterr()
     assert code == 1  # two images are broken
     assert "broken.tif" in shown.err and "flat.tif" in shown.err

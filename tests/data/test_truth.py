@@ -132,3 +132,18 @@ def test_nothing_there(tmp_path):
         truths(tmp_path)
     with pytest.raises(UnreadableImage, match="no objects"):
         read_instances(tmp_path)
+
+
+def test_label_maps_in_folders_do_not_become_masks(tmp_path):
+    (tmp_path / "plate").mkdir()
+    labels = np.array([[1, 1, 0], [0, 2, 2]], np.uint16)
+    for name in ("a_labels.tif", "b_labels.tif"):
+        tifffile.imwrite(tmp_path / "plate" / name, labels)
+    with pytest.raises(UnreadableImage, match=r"a_labels\.tif: a label map of 2 objects.*one mask per file"):
+        truths(tmp_path)["plate"]()
+
+
+def test_masks_may_have_soft_edges(tmp_path):
+    (tmp_path / "well").mkdir()
+    imageio.imwrite(tmp_path / "well" / "1.png", np.array([[0, 64, 255, 128]], np.uint8))
+    assert truths(tmp_path)["well"]().to_labels().tolist() == [[0, 1, 1, 1]]

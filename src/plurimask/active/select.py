@@ -163,9 +163,10 @@ def _known(
 
 def _looks(path: Path, image: NDArray[Any], box: NDArray[np.int64], examiner: Examiner) -> NDArray[np.float64]:
     try:
-        return examiner.looks(image, box)[0]
+        (looks,) = examiner.looks(image, box)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return np.asarray(looks, np.float64)
 
 
 def _reasons(pool: Pool) -> str:
