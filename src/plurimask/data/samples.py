@@ -30,8 +30,8 @@ class Sample:
         truth: reads its objects.
         files: what the image is read from, one file or one for each channel.
         others: read what further annotators say; ``truth`` is the first one's.
-        group: what images have in common that are not independent of each other, a patient or a volume, and with it
-            the unit of a bootstrap; None where every image stands for itself.
+        group: what images have in common that are not independent of each other, a patient or a volume; None where
+            every image stands for itself. (``evaluate`` draws images, not groups.)
     """
 
     name: str

@@ -113,12 +113,12 @@ class Contours(Method):
         wrong += [name for name, known in choices.items() if getattr(self, name) not in known]
         wrong += ["kernel"] * (self.kernel % 2 == 0)
         wrong += [name for name in ("radius", "reach") if not getattr(self, name) > 0]
-        wrong += [name for name in ("score_threshold", "nms_threshold") if not 0 < getattr(self, name) <= 1]
+        wrong += [name for name in ("score_threshold", "nms_threshold") if not 0 <= getattr(self, name) <= 1]
         wrong += ["min_foreground", "max_background"] * (not 0 <= self.max_background <= self.min_foreground <= 1)
         if wrong:
             given = ", ".join(f"{name} = {getattr(self, name)!r}" for name in wrong)
             raise ValueError(
-                f"{given}: counts are at least 1, lengths and thresholds above 0, thresholds at most 1, the kernel is "
+                f"{given}: counts are at least 1, lengths above 0, thresholds between 0 and 1, the kernel is "
                 f"odd, and 0 <= max_background <= min_foreground <= 1; choices are {choices}."
             )
 
