@@ -107,7 +107,7 @@ def test_a_part_of_a_data_set(truth: Path, tmp_path: Path) -> None:
 
 def test_damaged_files_and_other_shapes_name_the_file(truth: Path, tmp_path: Path) -> None:
     found = write(tmp_path / "found", {"a_labels.png": bars(0), "b_labels.png": bars(0)[:, :9]})
-    with pytest.raises(ValueError, match=r"^b \(truth b\): .*\(6, 12\).*\(6, 9\)"):
+    with pytest.raises(ValueError, match=r"^b in .*, with b in .*: .*\(6, 12\).*\(6, 9\)"):
         evaluate(found, truth)
     (found / "b_labels.png").write_bytes((found / "b_labels.png").read_bytes()[:40])
     with pytest.raises(ValueError, match=r"b_labels\.png"):
@@ -129,7 +129,7 @@ def test_the_output_is_asked_for_before_the_work(truth: Path, tmp_path: Path) ->
 
 def test_an_error_writes_nothing(truth: Path, tmp_path: Path) -> None:
     found = write(tmp_path / "found", {"a_labels.png": bars(0), "b_labels.png": bars(0)[:, :9]})
-    with pytest.raises(ValueError, match=r"^b \(truth b\)"):
+    with pytest.raises(ValueError, match=r"^b in .*, with b in .*: "):
         evaluate(found, truth, output=tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

@@ -85,7 +85,7 @@ def evaluate(
     measure = partial(assess, choose=choose, thresholds=measured, empty=empty)
     rows, reviews = list[Row](), list[Review]()
     for one in pairs:
-        row, true, objects = _measured(one, measure)
+        row, true, objects = _measured(one, measure, places=(found, truth))
         rows.append(row)
         if simulation and isinstance(objects, ProbabilisticInstances):
             reviews.append(review(objects, true, choose(objects), empty=empty))
@@ -183,9 +183,10 @@ def _is_folder_of_many(path: Path) -> bool:
     return path.is_dir() and not path.name.endswith(RESULT)
 
 
-def _measured(one: Pair, measure: Measure) -> tuple[Row, Instances, Found]:
+def _measured(one: Pair, measure: Measure, *, places: tuple[str | Path, str | Path]) -> tuple[Row, Instances, Found]:
+    """places: where the found objects and the truth lie, for a message."""
     try:
         truth, found = one.truth(), one.found()
         return Row(one, measure(truth, found)), truth, found
     except _PROBLEMS as error:
-        raise ValueError(f"{one.found_name} (truth {one.name}): {error}") from error
+        raise ValueError(f"{one.found_name} in {places[0]}, with {one.name} in {places[1]}: {error}") from error
