@@ -165,11 +165,10 @@ class Affinities(Method):
         return {"affinities": 40 * affinities[None].float() - 20}
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
-        sizes = (round(max(self.min_size, 4) * factor) for factor in (0.25, 0.5, 0.75, 1.5, 2.0, 4.0))
         return {
             "threshold": tuple(t for t in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9) if t != self.threshold),
             "stride": tuple(n for n in (2, 4, 8) if n != self.stride),
-            "min_size": tuple(size for size in sizes if size != self.min_size),
+            "min_size": components.other_sizes(self.min_size),
         }
 
 

@@ -22,7 +22,7 @@ from plurimask.listening import Listen2Student
 from plurimask.methods.contour_head import LARGEST_SIGMA, ContourHead, Proposals, Where, on_grid, without_autocast
 from plurimask.methods.contour_refinement import refined
 from plurimask.methods.contour_targets import BACKGROUND, UNKNOWN, centres, contour_rows, in_one_piece
-from plurimask.ops.components import without_small
+from plurimask.ops.components import other_sizes, without_small
 from plurimask.ops.contours import rasterise
 from plurimask.ops.fourier import reconstruct
 from plurimask.ops.suppression import suppress_boxes, suppress_coarse, suppress_contours
@@ -274,7 +274,7 @@ class Contours(Method):
             "score_threshold": tuple(score for score in scores if 0 < score < 1),
             "nms": ("masks",) if self.nms == "boxes" else ("boxes",),
             "nms_threshold": tuple(overlap for overlap in overlaps if 0 < overlap < 1),
-            "min_size": tuple(round(max(self.min_size, 4) * factor) for factor in (0.25, 0.5, 0.75, 1.5, 2.0, 4.0)),
+            "min_size": other_sizes(self.min_size),
         }
 
 

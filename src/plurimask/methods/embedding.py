@@ -19,7 +19,7 @@ from torch.nn import functional
 from plurimask.instances import Instances, slices
 from plurimask.methods import discriminative
 from plurimask.networks.unet import CONVOLUTIONS, leading
-from plurimask.ops.components import reconnect, scored, without_small
+from plurimask.ops.components import other_sizes, reconnect, scored, without_small
 from plurimask.ops.mean_shift import mean_shift
 from plurimask.protocols import Backbone, Features, Head, Method, Outputs
 
@@ -133,12 +133,12 @@ class Embedding(Method):
     def tunable(self) -> Mapping[str, Sequence[Any]]:
         """What decides on objects and their borders; how pieces are joined stays the paper's heuristic."""
         shares = (round(self.foreground + step, 3) for step in (-0.2, -0.1, -0.05, 0.05, 0.1, 0.2))
-        lengths, sizes = (0.6, 0.8, 1.25, 1.6), (0.25, 0.5, 0.75, 1.5, 2.0, 4.0)
+        lengths = (0.6, 0.8, 1.25, 1.6)
         return {
             "foreground": tuple(share for share in shares if 0 < share < 1),
             "bandwidth": tuple(round(self.bandwidth * factor, 3) for factor in lengths),
             "threshold": tuple(round(self.threshold * factor, 3) for factor in lengths),
-            "min_size": tuple(round(max(self.min_size, 4) * factor) for factor in sizes),
+            "min_size": other_sizes(self.min_size),
         }
 
     def embed(self, raw: Tensor, pixels: Sequence[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from plurimask.instances import Instances
 from plurimask.networks.patch_decoder import LevelReader, PatchShape, WindowReader
 from plurimask.networks.unet import CONVOLUTIONS
-from plurimask.ops.components import objects, without_small
+from plurimask.ops.components import objects, other_sizes, without_small
 from plurimask.ops.mutex_watershed import dense_patches
 from plurimask.ops.patch_assembly import Assembly
 from plurimask.ops.patch_consensus import Patches
@@ -193,13 +193,12 @@ class PatchPerPix(Method):
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
         """Thresholds of votes, of covering and of the foreground, and the smallest object; selection is the paper's."""
-        sizes = (round(max(self.min_size, 4) * factor) for factor in (0.25, 0.5, 0.75, 1.5, 2.0, 4.0))
         shares = (round(self.foreground + step, 3) for step in (-0.2, -0.1, 0.1, 0.2))
         return {
             "threshold": tuple(t for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95) if t != self.threshold),
             "foreground": tuple(share for share in shares if LOOSE <= share < 1),
             "cover_threshold": tuple(t for t in (0.3, 0.5, 0.7, 0.9) if t != self.cover_threshold),
-            "min_size": tuple(size for size in sizes if size != self.min_size),
+            "min_size": other_sizes(self.min_size),
         }
 
 

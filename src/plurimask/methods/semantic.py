@@ -103,8 +103,10 @@ class Semantic(Method):
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
         thresholds = (round(self.threshold + step, 3) for step in (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3))
-        sizes = (round(max(self.min_size, 4) * factor) for factor in (0.25, 0.5, 0.75, 1.5, 2.0, 4.0))
-        return {"threshold": tuple(share for share in thresholds if 0 < share < 1), "min_size": tuple(sizes)}
+        return {
+            "threshold": tuple(share for share in thresholds if 0 < share < 1),
+            "min_size": components.other_sizes(self.min_size),
+        }
 
 
 class SemanticHead(Head):

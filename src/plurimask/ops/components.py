@@ -134,6 +134,16 @@ def without_small(found: Instances, min_area: int) -> Instances:
     return found.select(found.areas >= min_area)
 
 
+def other_sizes(min_area: int) -> tuple[int, ...]:
+    """Values of ``min_area`` worth trying around a present one, for ``Method.tunable``.
+
+    >>> other_sizes(20)
+    (5, 10, 15, 30, 40, 80)
+    """
+    sizes = (round(max(min_area, 4) * factor) for factor in (0.25, 0.5, 0.75, 1.5, 2.0, 4.0))
+    return tuple(size for size in sizes if size != min_area)
+
+
 @dataclass(frozen=True)
 class _Graph:
     """Pieces and blobs of one image, and who touches whom.
