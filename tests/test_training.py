@@ -14,10 +14,10 @@ from plurimask.data.normalise import Normalisation
 from plurimask.data.sources import open_source
 from plurimask.familiarity import Familiarity, looks, training_looks
 from plurimask.fitting import LATEST, Schedule
-from plurimask.methods import Embedding
+from plurimask.methods import Embedding, Semantic
 from plurimask.model import load_model
 from plurimask.networks import UNet
-from plurimask.posteriors import Deterministic
+from plurimask.posteriors import ConcreteDropout, Deterministic
 from plurimask.testing import toy_image, toy_truths
 from plurimask.training import equivalent_diameter, train
 
@@ -84,6 +84,8 @@ def test_a_run_goes_on_only_with_its_own_settings(data, tmp_path, monkeypatch):
         {"posterior": Deterministic},
         {"normalisation": Normalisation(low=2.0)},
         {"channels": ["another"]},
+        {"weights": [2.0]},
+        {"only": ["fit/one", "fit/two"]},
     ):
         with pytest.raises(FileExistsError, match="a run with other settings"):
             train([data], tmp_path / "out", **{**SMALL, **other})
@@ -109,6 +111,41 @@ def test_fine_tuning_starts_from_the_model_and_brings_its_settings(data, tmp_pat
     assert second.method == METHOD and second.normalisation == Normalisation(low=2.0)
     assert second.channels == ("light",)
     assert {name.split("/")[-1] for name in second.trained_on} == {"one", "two", "three", "four"}
+
+
+def test_a_backbone_is_taken_over_by_another_method(data, tmp_path, monkeypatch):
+    settings = {**SMALL, "posterior": partial(ConcreteDropout, initial_rate=0.3)}
+    first = train([data], tmp_path / "first", **settings)
+    (tmp_path / "more").mkdir()
+    more = write(tmp_path / "more" / "data", ("three", "four"))
+    started = []
+
+    def watched(model, *arguments, **settings):
+        started.append({name: value.clone() for name, value in model.posterior.backbone.state_dict().items()})
+        return original(model, *arguments, **settings)
+
+    original = training.fit
+    monkeypatch.setattr(training, "fit", watched)
+    other = {**SMALL, "method": Semantic(), "backbone_from": tmp_path / "first"}
+    second = train([more], tmp_path / "second", **other)
+    train([more], tmp_path / "third", **{**other, "posterior": Deterministic})
+    weights = first.posterior.backbone.state_dict()
+    assert started[0].keys() == weights.keys()
+    assert started[1].keys() == {name for name in weights if ".dropout." not in name}
+    for state in started:
+        assert all(torch.equal(value, weights[name]) for name, value in state.items())
+    assert isinstance(second.method, Semantic)
+    assert {name.split("/")[-1] for name in second.trained_on} == {"one", "two", "three", "four"}
+
+
+def test_a_backbone_that_does_not_fit(data, tmp_path):
+    train([data], tmp_path / "first", **SMALL)
+    wider = {**SMALL, "backbone": partial(UNet, width=8, depth=2), "backbone_from": tmp_path / "first"}
+    with pytest.raises(ValueError, match=r"is another one: .* instead of .*Give the same backbone"):
+        train([data], tmp_path / "second", **wider)
+    both = {"init": tmp_path / "first", "backbone_from": tmp_path / "first"}
+    with pytest.raises(ValueError, match="give one of them"):
+        train([data], tmp_path / "second", **SMALL, **both)
 
 
 def seen_images(folder, normalise=Normalisation()):

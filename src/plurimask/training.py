@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from plurimask.model import Model, Scale, describe, load_model, network_factory
 from plurimask.networks import UNet
 from plurimask.platt import Platt
 from plurimask.posteriors import ConcreteDropout
-from plurimask.protocols import Backbone, Method, NetworkFactory, Posterior
+from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
 
 
 def train(
@@ -48,6 +49,7 @@ def train(
     axes: str | None = None,
     channel_files: Sequence[str] | None = None,
     init: Path | str | None = None,
+    backbone_from: Path | str | None = None,
     window: int = 768,
     halo: int = 128,
     overwrite: bool = False,
@@ -78,6 +80,7 @@ def train(
             (bright-field, the default) and w1 (GFP), as in "w2 w1".
         init: a trained model to start from; it brings its own method, backbone, posterior and normalisation, and what
             its training images look like.
+        backbone_from: a trained model of any method; the new one's backbone starts from its weights.
         window: largest side of a prediction window.
         halo: how far a window sees beyond what it answers for.
         overwrite: replace a model that is already there, and start its run afresh.
@@ -86,12 +89,12 @@ def train(
     Raises:
         FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
         ValueError: if a part is empty, a name is not there, images differ in channels or do not fit the network,
-            weights do not fit the folders, a folder has no such channel files or no unlabelled images, or the method
-            cannot learn from such.
+            weights do not fit the folders, a folder has no such channel files or no unlabelled images, the method
+            cannot learn from such, or the backbone to start from is another one.
     """
     output = Path(output)
     run = _run_folder(output, overwrite=overwrite)
-    start = load_model(init) if init is not None else None
+    start, lender = _earlier_models(init, backbone_from)
     normalise = start.normalisation if start else normalisation
     sources = [open_source(folder, split="fit", axes=axes, channel_files=channel_files) for folder in data]
     parts = [_read(source, normalise, only=None if place else only) for place, source in enumerate(sources)]
@@ -103,7 +106,7 @@ def train(
     others = [_without_truth(image, normalise) for folder in unlabelled or () for image in find(folder)]
     count = _channel_count([*examples, *tune, *others])
     torch.manual_seed(schedule.seed)
-    model = start or _fresh(method, backbone(count), posterior)
+    model = start or _fresh(method, backbone(count), posterior, lender=lender)
     _fits(model, examples[0].image, hint=chosen.channel_hint)
     names = tuple(channels or (start.channels if start else channel_files or _default_names(count)))
     if len(names) != count:
@@ -119,9 +122,10 @@ def train(
         scale=_scale(parts[0]),
         window=window,
         halo=halo,
-        trained_on=_names([*examples, *others], before=start),
+        trained_on=_names([*examples, *others], before=start or lender),
     )
-    _remember(run, model, schedule, channel_files, others=others, teaching=teaching)
+    given = {"channel_files": channel_files, "weights": weights, "only": only, "backbone_from": backbone_from}
+    _remember(run, model, schedule, given, others=others, teaching=teaching)
     fitted = _fit_parts(
         model,
         examples,
@@ -133,10 +137,9 @@ def train(
         teaching=teaching,
         progress=progress,
     )
-    known = start.familiarity if start else Familiarity()
-    images = [example.image for example in examples]
-    looked = training_looks(images, normalise, schedule.augmentation, seed=schedule.seed)
-    fitted = replace(fitted, familiarity=known.joined(looked))
+    before = start.familiarity if start else Familiarity()
+    looked = training_looks([e.image for e in examples], normalise, schedule.augmentation, seed=schedule.seed)
+    fitted = replace(fitted, familiarity=before.joined(looked))
     fitted.save(output)
     return fitted
 
@@ -146,8 +149,34 @@ def _names(examples: Sequence[Example], *, before: Model | None) -> tuple[str, .
     return tuple(dict.fromkeys([*(before.trained_on if before else ()), *(example.name for example in examples)]))
 
 
-def _fresh(method: Method, backbone: Backbone, posterior: Callable[[NetworkFactory], Posterior]) -> Model:
-    return Model(posterior=posterior(network_factory(describe(backbone), method)), method=method)
+def _earlier_models(init: Path | str | None, backbone_from: Path | str | None) -> tuple[Model | None, Model | None]:
+    """The model to go on with, and the one that lends its backbone to a new model."""
+    if init is not None and backbone_from is not None:
+        raise ValueError("init brings a backbone, and backbone_from another one; give one of them.")
+    start, lender = (None if model is None else load_model(model) for model in (init, backbone_from))
+    return start, lender
+
+
+def _fresh(
+    method: Method, backbone: Backbone, posterior: Callable[[NetworkFactory], Posterior], *, lender: Model | None
+) -> Model:
+    model = Model(posterior=posterior(network_factory(describe(backbone), method)), method=method)
+    if lender is not None:
+        for network in (part for part in model.posterior.modules() if isinstance(part, Network)):
+            _inherit(network.backbone, lender.backbone)
+    return model
+
+
+def _inherit(backbone: Backbone, lender: Backbone) -> None:
+    """Takes over all weights, and the rates of dropout where both have such."""
+    own, weights = backbone.state_dict(), lender.state_dict()
+    shapes = {key: value.shape for key, value in own.items() if ".dropout." not in key}
+    if any(key not in weights or weights[key].shape != shape for key, shape in shapes.items()):
+        raise ValueError(
+            f"the backbone to start from is another one: {describe(lender)} instead of {describe(backbone)}. Give the "
+            "same backbone and channels, or do without backbone_from."
+        )
+    backbone.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
 
 
 def _fit_parts(
@@ -212,7 +241,7 @@ def _remember(
     run: Path,
     model: Model,
     schedule: Schedule,
-    channel_files: Sequence[str] | None,
+    given: Mapping[str, Any],
     *,
     others: Sequence[Example],
     teaching: Listen2Student,
@@ -220,10 +249,10 @@ def _remember(
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
     settings = {**model.describe(), "schedule": describe(schedule)}
     del settings["familiarity"]  # it follows from the images
-    settings |= {"channel_files": channel_files} if channel_files else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
     settings |= {"unlabelled": [e.name for e in others], "teaching": describe(teaching)} if others else {}
     settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
-    text = json.dumps(settings, indent=2, default=list)
+    text = json.dumps(settings, indent=2, default=_plain)
     file = run / "settings.json"
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise FileExistsError(
@@ -232,6 +261,10 @@ def _remember(
         )
     run.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value)
 
 
 @dataclass(frozen=True)
