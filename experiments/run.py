@@ -32,7 +32,12 @@ DATA = {
     "trees-patchperpix": ("trees",),
 }
 SHIPPED = ("worms", "worms-deterministic", "nuclei")
-SYNTHETIC = {"synthetic": "worms", "trees": "trees"}  # folder -> kind
+SYNTHETIC = ("-m", "plurimask", "data", "synthetic")
+MADE = {  # folder in RUNS -> what python runs, with the folder behind it, to make it
+    "synthetic": (*SYNTHETIC, "--count", "30", "--seed", "100", "worms"),
+    "trees": (*SYNTHETIC, "--count", "30", "--seed", "100", "trees"),
+    "ovules": (str(HERE / "ovules.py"),),
+}
 
 
 def main() -> int:
@@ -57,23 +62,23 @@ def trained(model: str, runs: Path, *, seconds: float) -> bool:
     folders = [folder(name, runs) for name in DATA[model]]
     options = ["-o", str(runs / model), "--config", str(HERE / f"{model}.yaml")]
     try:
-        plurimask("train", *map(str, folders), *options, seconds=seconds)
+        python("-m", "plurimask", "train", *map(str, folders), *options, seconds=seconds)
     except subprocess.TimeoutExpired:
         return False
     return True
 
 
 def folder(name: str, runs: Path) -> Path:
-    if name not in SYNTHETIC:
+    if name not in MADE:
         return Path(os.environ["PLURIMASK_DATA"]) / name
     made = runs / name
     if not made.exists():
-        plurimask("data", "synthetic", SYNTHETIC[name], str(made), "--count", "30", "--seed", "100", seconds=600)
+        python(*MADE[name], str(made), seconds=600)
     return made
 
 
-def plurimask(*words: str, seconds: float) -> None:
-    subprocess.run([sys.executable, "-m", "plurimask", *words], check=True, timeout=max(1, seconds))
+def python(*words: str, seconds: float) -> None:
+    subprocess.run([sys.executable, *words], check=True, timeout=max(1, seconds))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.nn import functional
 from plurimask.data.dataset import collate
 from plurimask.instances import Instances
 from plurimask.methods import PatchPerPix
-from plurimask.methods.patchperpix import LOOSE, patches_at
+from plurimask.methods.patchperpix import BACKGROUND, LOOSE, patches_at
 from plurimask.networks import UNet
 from plurimask.posteriors import ConcreteDropout, Deterministic
 from plurimask.protocols import Features, Network
@@ -234,6 +234,18 @@ def test_the_ideal_outputs_come_back_as_the_truth(settings, case):
     assert set(found.features) >= ({"patch_score"} if len(truth) else set())
 
 
+def test_objects_end_where_the_foreground_does(touching_blobs):
+    outputs = dict(TOY.ideal(touching_blobs))
+    gone = np.zeros(touching_blobs.shape, bool)
+    gone[:, ::3] = True  # the patches still hold these columns
+    outputs["classes"] = outputs["classes"].clone()
+    outputs["classes"][:, BACKGROUND, torch.from_numpy(gone)] = 40
+    cut, whole = (replace(TOY, crop=crop).decode(outputs).to_masks() for crop in (True, False))
+    truth = touching_blobs.to_masks()
+    assert (whole == truth).all()
+    assert (cut == (truth & ~gone)).all()
+
+
 def test_a_patch_larger_than_the_image_finds_all_objects(crossing_worms):
     method = replace(TOY, patch=61)
     assert (matched_ious(crossing_worms, method.decode(method.ideal(crossing_worms))) == 1).all()
@@ -275,6 +287,16 @@ def test_broken_outputs_are_told_not_dropped(touching_blobs):
 def test_settings_out_of_range_are_told(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         PatchPerPix(**settings)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_levels_that_the_backbone_does_not_have_are_refused(variant):
+    method = replace(TOY, variant=variant, levels=4)
+    if variant == "encoder_decoder":  # it reads the image instead
+        method.head(small())
+        return
+    with pytest.raises(ValueError, match=r"levels is 4, .* 3 decoder levels to read; give 1 to 3"):
+        method.head(small())
 
 
 def test_sides_fit_the_image():

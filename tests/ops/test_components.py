@@ -1,5 +1,6 @@
 """Overlaps and gaps of drawn objects: digits own a pixel, ``#`` is an overlap, ``.`` is background."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from plurimask.instances import Instances
-from plurimask.ops.components import bridges, objects, reconnect, scored, without_small
+from plurimask.ops.components import bridges, objects, reconnect, scored, within, without_small
 
 Maps = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
@@ -267,3 +268,14 @@ def test_real_worms_come_back(real_data: Path) -> None:
         found = reconnect(labels, overlap, min_contact=0.2, max_gap=20).to_masks()
         iou = (found & truth).sum(axis=(1, 2)) / (found | truth).sum(axis=(1, 2))
         assert iou.mean() > 0.99
+
+
+def test_objects_end_where_a_region_does():
+    maps = np.array([mask("xxx..\nxxx..\n....."), mask(".....\n..xxx\n..xxx"), mask(".....\n.....\nx....")])
+    found = replace(Instances.from_masks(maps, (3, 5)), scores=np.array([0.3, 0.5, 0.7]))
+    region = mask(".xx..\n.xx..\n.....")
+    cut = within(found, region)
+    assert cut.to_masks().tolist() == (maps[:2] & region).tolist()
+    assert cut.boxes.tolist() == [[[0, 1], [2, 3]], [[1, 2], [2, 3]]]
+    assert cut.scores.tolist() == [0.3, 0.5]
+    assert len(within(found, np.zeros((3, 5), bool))) == len(within(Instances.empty((3, 5)), region)) == 0

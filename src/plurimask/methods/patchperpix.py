@@ -21,10 +21,10 @@ from torch.nn import functional
 from plurimask.instances import Instances
 from plurimask.networks.patch_decoder import LevelReader, PatchShape, WindowReader
 from plurimask.networks.unet import CONVOLUTIONS
-from plurimask.ops.components import objects, other_sizes, without_small
+from plurimask.ops.components import objects, other_sizes, within, without_small
 from plurimask.ops.mutex_watershed import dense_patches
 from plurimask.ops.patch_assembly import Assembly
-from plurimask.ops.patch_consensus import Patches
+from plurimask.ops.patch_consensus import Mask, Patches
 from plurimask.protocols import Backbone, Features, Head, Method, Outputs
 
 BACKGROUND, FOREGROUND, OVERLAP = range(3)
@@ -54,8 +54,8 @@ class PatchPerPix(Method):
         form: of decoder and encoder. "linear": linear layers with ReLU. "convolutional": the paper's, ten times slower
             on a CPU (see :class:`plurimask.networks.patch_decoder.PatchShape`).
         widths: of the layers between code and patch; the paper's convolutional decoder has (64, 32).
-        levels: decoder levels that codes are read from. The paper reads the finest one, which in its network has as
-            many maps as the coarsest.
+        levels: decoder levels that codes are read from, at most those of the backbone. The paper reads the finest one,
+            which in its network has as many maps as the coarsest.
         samples: pixels of a crop in which patches are compared, drawn with replacement.
         background_share: of these, pixels of no object, whose patch is 0 everywhere; the others belong to one object.
             The paper has them in "direct" only.
@@ -67,6 +67,8 @@ class PatchPerPix(Method):
             patches are selected, all their pixels are affinities (:func:`plurimask.ops.mutex_watershed.dense_patches`);
             objects then do not overlap, have only pixels with a patch (see ``max_patches``), and are scored by their
             foreground probability. It takes 40 bytes or more for every pixel of every patch.
+        crop: objects end where the foreground does. The paper's do not: they are unions of patches, whose borders are
+            less sharp than that of the foreground.
         min_size: smaller objects are dropped, in pixels.
         max_patches: if a window has more foreground pixels, every second (third, ...) of them gets a patch. An
             untrained network sees foreground everywhere.
@@ -93,6 +95,7 @@ class PatchPerPix(Method):
     select: bool = True
     thin_out: bool = True
     partition: Literal["mutex", "components", "dense"] = "mutex"
+    crop: bool = True
     min_size: int = 20
     max_patches: int = 100_000
 
@@ -148,20 +151,31 @@ class PatchPerPix(Method):
 
         Patches in overlaps have no say, and only foreground outside overlaps has to be covered.
         """
+        patches, cover, overlap = self.evidence(outputs)
+        if self.partition == "dense":
+            labels = dense_patches(patches, cover)
+            scores = 1 - self.probabilities(outputs)[BACKGROUND].cpu().numpy()
+            return objects(labels, scores=scores, min_area=self.min_size)
+        found = self.assembly()(patches, cover=cover, overlap=overlap).instances
+        return without_small(within(found, cover | overlap) if self.crop else found, self.min_size)
+
+    def evidence(self, outputs: Outputs) -> tuple[Patches, Mask, Mask]:
+        """What objects are put together from: patches, pixels to be covered and overlaps, both ``(*spatial)`` bool.
+
+        Raises:
+            FloatingPointError: outputs that are not finite.
+        """
         probabilities = self.probabilities(outputs).cpu().numpy()
         values = outputs["patches"].cpu()
         if not (np.isfinite(probabilities).all() and bool(torch.isfinite(values).all())):
             raise FloatingPointError("the network gave probabilities that are not finite; its weights are broken.")
         foreground = probabilities[BACKGROUND] <= 1 - self.foreground
         overlap = foreground & (probabilities.argmax(0) == OVERLAP)
+        cover = foreground & ~overlap
         centres = outputs["centres"][:, 1:].cpu().numpy()
-        chosen = np.flatnonzero((foreground & ~overlap)[tuple(centres.T)])
+        chosen = np.flatnonzero(cover[tuple(centres.T)])
         patches = Patches(centres[chosen], values.numpy()[chosen], self.sides(foreground.ndim), foreground.shape)
-        if self.partition == "dense":
-            labels = dense_patches(patches, foreground & ~overlap)
-            return objects(labels, scores=1 - probabilities[BACKGROUND], min_area=self.min_size)
-        found = self.assembly()(patches, cover=foreground & ~overlap, overlap=overlap).instances
-        return without_small(found, self.min_size)
+        return patches, cover, overlap
 
     def assembly(self) -> Assembly:
         """How patches become objects."""
@@ -192,12 +206,13 @@ class PatchPerPix(Method):
         }
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
-        """Thresholds of votes, of covering and of the foreground, and the smallest object; selection is the paper's."""
+        """Thresholds of votes, covering and foreground, the partition, the smallest object; selection is the paper's."""
         shares = (round(self.foreground + step, 3) for step in (-0.2, -0.1, 0.1, 0.2))
         return {
             "threshold": tuple(t for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95) if t != self.threshold),
             "foreground": tuple(share for share in shares if LOOSE <= share < 1),
             "cover_threshold": tuple(t for t in (0.3, 0.5, 0.7, 0.9) if t != self.cover_threshold),
+            "partition": tuple(other for other in ("mutex", "components") if other != self.partition),
             "min_size": other_sizes(self.min_size),
         }
 

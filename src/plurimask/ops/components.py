@@ -17,7 +17,7 @@ from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 from skimage import measure
 
-from plurimask.instances import Instances, Mask, slices
+from plurimask.instances import Instances, Mask, bounding_box, slices
 
 Integers = NDArray[np.int64]
 Region = tuple[slice, ...]
@@ -132,6 +132,18 @@ def scored(found: Instances, scores: ArrayLike) -> Instances:
 def without_small(found: Instances, min_area: int) -> Instances:
     """The objects of at least ``min_area`` pixels."""
     return found.select(found.areas >= min_area)
+
+
+def within(found: Instances, region: NDArray[np.bool_]) -> Instances:
+    """The objects without their pixels outside of a region ``(*spatial)``; objects that lie outside are left out."""
+    masks = [mask & region[slices(box)] for box, mask in zip(found.boxes, found.masks, strict=True)]
+    left = {number: box for number, mask in enumerate(masks) if (box := bounding_box(mask)) is not None}
+    boxes = [box + found.boxes[number, 0] for number, box in left.items()]
+    return replace(
+        found.select(list(left)),
+        boxes=np.array(boxes, np.int64).reshape(-1, 2, found.ndim),
+        masks=tuple(masks[number][slices(box)] for number, box in left.items()),
+    )
 
 
 def other_sizes(min_area: int) -> tuple[int, ...]:
