@@ -60,7 +60,7 @@ def correlations(outputs: Outputs, method: PatchPerPix, truth: Instances) -> NDA
     true = patches_at(truth, cast.centres, cast.size)
     said = patches.values[cast.patches] > assembly.threshold
     quality = (true & said).sum(1) / np.maximum(1, (true | said).sum(1))
-    chosen = assembly.selected(patches, cast, rated, cover)
+    chosen = assembly.selected(patches, cast, rated, cover=cover)
     return np.array([spearmanr(rated[some], quality[some]).statistic for some in (slice(None), chosen)])
 
 

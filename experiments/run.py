@@ -27,10 +27,14 @@ DATA = {
     "worms-two-channels": ("bbbc010",),
     "worms-plain": ("bbbc010",),
     "worms-semi-convolutional": ("bbbc010",),
+    "worms-variance": ("bbbc010", "synthetic"),
+    "worms-without-variance": ("bbbc010", "synthetic"),
     "isbi-patchperpix": ("isbi2012",),
     "isbi-affinities": ("isbi2012",),
     "ovules-patchperpix": ("ovules",),
     "trees-patchperpix": ("trees",),
+    **{f"lidc-{doubt}": ("lidc",) for doubt in ("unet", "ensemble", "mc-dropout", "probabilistic")},
+    **{f"isic-{doubt}": ("isic2018",) for doubt in ("unet", "ensemble", "mc-dropout", "probabilistic")},
 }
 SHIPPED = ("worms", "worms-deterministic", "nuclei")
 SYNTHETIC = ("-m", "plurimask", "data", "synthetic")

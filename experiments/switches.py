@@ -3,7 +3,7 @@
     PLURIMASK_DATA=... python experiments/switches.py RUNS/worms-patchperpix-tuned bbbc010 \\
         thin_out=false partition=components partition=dense select=false
     PLURIMASK_DATA=... python experiments/switches.py RUNS/nuclei-contours-tuned dsb2018 --measure nuclei \\
-        uncertainty_nms=false refine=false nms=masks,nms_threshold=0.114 precision=float32
+        uncertainty_nms=false iterations=1 nms=masks,nms_threshold=0.114 precision=float32
 
 Every word is a variant: fields of the method and their values, several separated by commas, or the precision. Prints
 the mean over images of S over IoU .5:.05:.95 (nuclei: .5:.1:.9; f1: F1 at IoU .5) and its paired difference to the
@@ -13,8 +13,8 @@ model as it is, both with bootstrap intervals, S at every threshold, and seconds
 from __future__ import annotations
 
 import argparse
+import copy
 import os
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from plurimask.metrics.bootstrap import interval
 from plurimask.metrics.segmentation import THRESHOLDS, Scores, score
 from plurimask.model import Model, load_model
 from plurimask.predict import checked, segment_draws
+from plurimask.protocols import Head
 
 MEASURES = {"avS": THRESHOLDS, "nuclei": (0.5, 0.6, 0.7, 0.8, 0.9), "f1": (0.5,)}
 
@@ -76,10 +77,12 @@ def outcomes(
 
 
 def with_fields(model: Model, fields: dict[str, Any]) -> Model:
-    """With another method; its head reads the method too, so the model is built anew."""
-    with tempfile.TemporaryDirectory() as folder:
-        replace(model, method=replace(model.method, **fields)).save(folder)
-        return load_model(folder)
+    """With another method, in a copy whose heads know of it: they read the method, too."""
+    changed = copy.deepcopy(model)
+    method = replace(model.method, **fields)
+    for head in (part for part in changed.posterior.modules() if isinstance(part, Head)):
+        head.method = method
+    return replace(changed, method=method)
 
 
 if __name__ == "__main__":

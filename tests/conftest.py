@@ -9,13 +9,16 @@ two worms that cross (x belongs to both), an image without objects, and a pair o
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from plurimask.instances import Instances
+from plurimask.probabilistic import ProbabilisticInstances
 from plurimask.testing import toy_truths
 
 
@@ -59,6 +62,36 @@ def crossing_worms_masks(crossing_worms: Instances) -> NDArray[np.bool_]:
 def touching_balls_masks(touching_balls: Instances) -> NDArray[np.bool_]:
     """``(2, 10, 12, 22)``."""
     return touching_balls.to_masks()
+
+
+def bars_at(*columns: int, width: int = 4) -> NDArray[np.uint8]:
+    """``(8, 32)`` label map with one bar of eight rows at each of the columns."""
+    labels = np.zeros((8, 32), np.uint8)
+    for number, column in enumerate(columns, start=1):
+        labels[:, column : column + width] = number
+    return labels
+
+
+def seen_in(labels: NDArray[Any], *times: int) -> ProbabilisticInstances:
+    """Every object seen in so many of ten draws, always with the same outline."""
+    objects = Instances.from_labels(labels)
+    counts = tuple(mask * np.uint8(count) for mask, count in zip(objects.masks, times, strict=True))
+    members = tuple(tuple((draw, index) for draw in range(count)) for index, count in enumerate(times))
+    nothing = np.zeros((0, 2), np.int64)
+    existence = np.array(times, float) / 10
+    return ProbabilisticInstances(objects.boxes, counts, 10, existence, members, nothing, objects.shape)
+
+
+@pytest.fixture
+def bars() -> Callable[..., NDArray[np.uint8]]:
+    """The function that draws bars."""
+    return bars_at
+
+
+@pytest.fixture
+def seen() -> Callable[..., ProbabilisticInstances]:
+    """The function that makes hypotheses of objects."""
+    return seen_in
 
 
 @pytest.fixture(scope="session")

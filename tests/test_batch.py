@@ -188,6 +188,17 @@ def test_a_second_run_computes_nothing(images, tmp_path, model, calls):
     assert changed <= {"summary.csv"}
 
 
+def test_what_is_written_about_a_model_does_not_change_it(images, tmp_path, model, calls):
+    segment_files([images], tmp_path / "out", model=model)
+    (model / "README.md").write_text("what it is for", encoding="utf-8")
+    (model / "tuning.json").write_text("{}", encoding="utf-8")
+    (model / "report.files").mkdir()
+    assert len(segment_files([images], tmp_path / "out", model=model).kept) == 3
+    (model / "model.json").write_text("{} ", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="weights"):
+        segment_files([images], tmp_path / "out", model=model)
+
+
 def test_other_settings_are_refused_and_named(images, tmp_path, model, calls):
     segment_files([images], tmp_path / "out", model=model)
     before = snapshot(tmp_path / "out")

@@ -203,6 +203,23 @@ def test_the_image_is_at_hand_where_the_truth_has_it(truth: Path, tmp_path: Path
     assert [row.pair.image for row in evaluate(truth, truth).rows] == [None, None]
 
 
+def test_images_that_are_left_out_are_told(truth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "data" / "images", {"a.png": bars(0, 3, 6)})
+    write(tmp_path / "data" / "masks", {"a.png": bars(0, 3, 6), "b.png": bars(0, 5)})
+    rows = evaluate(truth, tmp_path / "data").rows
+    assert [(row.name, row.pair.image) for row in rows] == [("a", None), ("b", None)]
+    assert ["read without its images" in text and "without an image: b" in text for text in caplog.messages] == [True]
+
+
+def test_a_truth_that_is_labels_alone_lacks_nothing(
+    truth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {"a_labels.png": bars(0, 3, 6), "b_labels.png": bars(0, 5), "b_overview.png": bars(0, 5)}
+    for folder in (truth, write(tmp_path / "run", labels)):
+        assert evaluate(truth, folder).summary.images == 2
+    assert caplog.messages == []
+
+
 def test_a_mode_needs_probabilities(truth: Path) -> None:
     with pytest.raises(ValueError, match="needs probabilities"):
         evaluate(truth, truth, mode="threshold 0.75")

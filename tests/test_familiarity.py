@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from plurimask.data.normalise import Normalisation
+from plurimask.data.normalise import MixedNormalisation, Normalisation
 from plurimask.data.sources import open_source
 from plurimask.data.synthetic import blobs
 from plurimask.data.transforms import Augmentation
@@ -148,6 +148,23 @@ def test_a_part_of_noise_looks_like_noise():
     np.testing.assert_allclose(same[1:, :7], np.tile(same[0, :7], (VARIATIONS, 1)), atol=0.1)
     changed = training_looks([image], NORMALISE, Augmentation(), seed=0)[0]
     assert np.abs(changed[1:, :7] - changed[0, :7]).max() > 0.2
+
+
+def test_a_part_of_a_dark_image_is_as_dark_where_normalising_twice_would_brighten_it():
+    mixed, raw = MixedNormalisation(), noise((1, 300, 300)) * 60 + 10  # 8-bit values about 40
+    fine = [channel * LENGTH + number for channel in range(3) for number in range(7)]  # coarse octaves differ by part
+    whole = looks(mixed(raw))[fine]
+    np.testing.assert_allclose(looks(mixed(raw[:, 40:230, 70:300]))[fine], whole, atol=0.1)
+    assert np.abs(looks(mixed(mixed(raw)))[fine] - whole).max() > 0.2, "test invalid"
+    parts = training_looks([mixed(raw)], mixed, NO_CHANGE, seed=0)[0, 1:, fine].T
+    np.testing.assert_allclose(parts, np.tile(whole, (VARIATIONS, 1)), atol=0.1)
+
+
+def test_variations_are_such_as_the_normalisation_gives():
+    mixed = MixedNormalisation()
+    loud = Augmentation(scale=0, contrast=0.5, brightness=0.5, noise=0.5)
+    quartiles = training_looks([mixed(255 * noise())], mixed, loud, seed=0)[..., :3]
+    assert quartiles.min() >= 0 and quartiles.max() <= 1
 
 
 def test_of_many_images_some_are_taken_at_equal_distances():

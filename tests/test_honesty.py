@@ -15,29 +15,13 @@ from plurimask.probabilistic import ProbabilisticInstances
 DRAWS = 10
 
 
-def bars(*columns):
-    """One bar of four columns and eight rows at each of the columns, in an image of 8 x 24."""
-    labels = np.zeros((8, 24), int)
-    for number, column in enumerate(columns, start=1):
-        labels[:, column : column + 4] = number
-    return Instances.from_labels(labels)
-
-
-def seen(objects, *times):
-    """Every object seen in so many of ten draws, always with the same outline."""
-    counts = tuple(mask * np.uint8(count) for mask, count in zip(objects.masks, times, strict=True))
-    members = tuple(tuple((draw, index) for draw in range(count)) for index, count in enumerate(times))
-    existence = np.array(times, float) / DRAWS
-    nothing = np.zeros((0, 2), np.int64)
-    return ProbabilisticInstances(objects.boxes, counts, DRAWS, existence, members, nothing, objects.shape)
-
-
 def examined(truth, found):
-    return examine(truth, found, found.best())
+    """truth: a label map."""
+    return examine(Instances.from_labels(truth), found, found.best())
 
 
 @pytest.fixture
-def planted():
+def planted(bars, seen):
     """Bars at 0 and 8 are true. Found are these, sure and rather sure, and one at 16 that is rather unsure."""
     return examined(bars(0, 8), seen(bars(0, 8, 16), 10, 8, 6))
 
@@ -68,7 +52,7 @@ def test_patches_at_the_papers_threshold(planted):
     )
 
 
-def test_the_value_is_that_of_all_images_together():
+def test_the_value_is_that_of_all_images_together(bars, seen):
     generator = np.random.default_rng(0)
     images = []
     for _ in range(6):
@@ -94,8 +78,8 @@ def test_equal_images_leave_no_room(planted):
     assert honesty.ranking.area.low == pytest.approx(honesty.ranking.area.high)
 
 
-def test_nothing_to_measure_is_nan():
-    nothing = examined(bars(0), ProbabilisticInstances.empty((8, 24), DRAWS))
+def test_nothing_to_measure_is_nan(bars):
+    nothing = examined(bars(0), ProbabilisticInstances.empty((8, 32), DRAWS))
     honesty = summarise([nothing, nothing])
     numbers = [honesty.existence.brier, honesty.existence.ece, honesty.mask.brier, honesty.mask.ece]
     numbers += [honesty.ranking.aurc, honesty.ranking.area, *honesty.at_threshold.values()]
@@ -104,28 +88,28 @@ def test_nothing_to_measure_is_nan():
         summarise([])
 
 
-def test_resamples_without_an_object_make_the_interval_wide(planted):
-    nothing = examined(bars(0), ProbabilisticInstances.empty((8, 24), DRAWS))
+def test_resamples_without_an_object_make_the_interval_wide(planted, bars):
+    nothing = examined(bars(0), ProbabilisticInstances.empty((8, 32), DRAWS))
     honesty = summarise([planted, nothing])
     for number in (honesty.existence.brier, honesty.ranking.aurc):
         assert (number.low, number.high) == (0, 1)
 
 
-def test_without_errors_no_order_finds_one():
+def test_without_errors_no_order_finds_one(bars, seen):
     honesty = summarise([examined(bars(0, 8), seen(bars(0, 8), 10, 6))])
     assert math.isnan(honesty.ranking.area.mean)
     assert honesty.ranking.aurc.mean == 0
 
 
-def test_the_objects_of_a_threshold_are_ranked_by_their_own_hypotheses():
+def test_the_objects_of_a_threshold_are_ranked_by_their_own_hypotheses(bars, seen):
     truth, found = bars(0, 8), seen(bars(0, 8, 16), 8, 4, 10)
-    examination = examine(truth, found, found.threshold(0.75))
+    examination = examine(Instances.from_labels(truth), found, found.threshold(0.75))
     assert examination.doubt == pytest.approx([0.2, 0])
     assert examination.ious.tolist() == [1, 0]
     assert examination.wrong.tolist() == [False, True]
 
 
-def test_borders_of_all_hypotheses_that_exist():
+def test_borders_of_all_hypotheses_that_exist(bars, seen):
     # Bars of four columns at 0 and 8 are true. Found: the first, at the edge of the image in three ways; the second one
     # column to the right, rejected though it exists; and an invention, whose sigmas say nothing.
     found = seen(bars(0, 9, 16), 10, 4, 6)

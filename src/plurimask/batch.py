@@ -29,7 +29,7 @@ from plurimask.data.sources import open_source
 from plurimask.data.storage import load_attributes
 from plurimask.export.files import EVERYTHING, is_complete, path_of, write_result
 from plurimask.ledger import Row, Settings, check_output, differences, fingerprint, write_config, write_summary
-from plurimask.model import Model, find_model, load_model
+from plurimask.model import FILES, Model, find_model, load_model
 from plurimask.predict import Answer, Device, Precision, answer, pick_device, seeds_of
 from plurimask.rescale import training_zoom
 from plurimask.uncertainty import doubt
@@ -135,7 +135,7 @@ def segment_files(
         jobs = plan(images, output, axes=axes)
     else:
         raise ValueError("channel files belong to a data set; say which part of it is meant, as in --split report.")
-    weights = fingerprint(find_model(model).glob("*.*"))
+    weights = fingerprint(find_model(model) / name for name in FILES)
     settings = Settings(str(model), weights, draws, seed, pixel_size, diameter, axes, channel_files, precision)
     check_output(output, settings, targets={job.name: job.target for job in jobs}, overwrite=overwrite)
     waiting = [job for job in jobs if overwrite or not is_complete(job.target)]

@@ -6,6 +6,7 @@ written in :mod:`plurimask.export.report`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import Any
 
 from plurimask.assessment import Assessment, Found, assess, parse_mode, summarise
 from plurimask.comparison import Pair, Report, Row
-from plurimask.data.samples import Sample, Split
-from plurimask.data.sources import open_source
+from plurimask.data.io import images_in
+from plurimask.data.samples import Sample, Split, briefly
+from plurimask.data.sources import KINDS, open_source
 from plurimask.data.truth import RESULT, truths
 from plurimask.export.report import check_free, write_report
 from plurimask.instances import Instances
 from plurimask.metrics.segmentation import THRESHOLDS
-from plurimask.pairing import Unpaired, check_complete, listed, pair
+from plurimask.pairing import Unpaired, check_complete, pair
 from plurimask.probabilistic import ProbabilisticInstances
 from plurimask.proofreading.simulate import Review, review
 from plurimask.proofreading.simulate import summarise as summarise_reviews
+
+log = logging.getLogger(__name__)
 
 # Whatever readers and comparisons of shapes say, it has to be told of which of many images.
 _PROBLEMS = (OSError, ValueError, ArithmeticError, LookupError, TypeError, RuntimeError)
@@ -133,10 +137,13 @@ def _pairs(
 
 
 def _samples(path: Path) -> Sequence[Sample]:
-    """Images with their truths; nothing where the truth comes without images."""
+    """Images with their truths; nothing where the truth comes without images, or not all of it has one."""
     try:
         return open_source(path)
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        known = path.is_dir() and any(kind.recognises(path) for kind in KINDS)
+        if known and images_in(path, recursive=True):  # and not a folder of label maps alone
+            log.warning("the truth is read without its images: %s", error)
         return ()
 
 
@@ -155,9 +162,9 @@ def _wanted(names: Sequence[str], listing: str | Path | None, truth: Path) -> li
     lines = Path(listing).read_text(encoding="utf-8").split("\n")
     asked = {line.strip() for line in lines if line.strip()}
     if not asked:
-        raise Unpaired(f"{listing} lists no name; one per line is wanted, such as {listed(names[:1])}.")
+        raise Unpaired(f"{listing} lists no name; one per line is wanted, such as {briefly(names[:1])}.")
     if strangers := sorted(asked - set(names)):
-        raise Unpaired(f"{listing} lists {listed(strangers)}, but {truth} has no such truth.")
+        raise Unpaired(f"{listing} lists {briefly(strangers)}, but {truth} has no such truth.")
     return [name for name in names if name in asked]
 
 

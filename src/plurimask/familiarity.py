@@ -100,9 +100,9 @@ def training_looks(
 ) -> NDArray[np.float64]:
     """``(N, 1 + VARIATIONS, C * LENGTH)`` looks of training images, each followed by random variations of it.
 
-    A variation is a part of the image, resized and changed in its intensities as training crops are, and normalised
-    again, as prediction does: what the network has learned to bear shall not count as unlike. Of more than ``MOST``
-    images, that many at equal distances are taken.
+    A variation is a part of the image, resized and changed in its intensities as training crops are, as prediction
+    would see it (:meth:`plurimask.data.normalise.Intensities.renewed`): what the network has learned to bear shall not
+    count as unlike. Of more than ``MOST`` images, that many at equal distances are taken.
 
     images: each ``(C, *spatial)``, normalised.
     """
@@ -110,7 +110,7 @@ def training_looks(
     examples = []
     for number in np.linspace(0, len(images) - 1, min(len(images), MOST)).astype(int):
         image = images[number]
-        varied = [normalisation(_varied(image, augmentation, generator)) for _ in range(VARIATIONS)]
+        varied = [normalisation.renewed(_varied(image, augmentation, generator)) for _ in range(VARIATIONS)]
         examples.append([looks(one) for one in (image, *varied)])
     return np.array(examples)
 

@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the results of one folder have in common; ``weights`` is a fingerprint of the model's files."""
+    """What the results of one folder have in common; ``weights`` is a fingerprint of the model's two files."""
 
     model: str
     weights: str

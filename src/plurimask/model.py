@@ -23,6 +23,7 @@ from plurimask.platt import Platt
 from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
 
 FORMAT = 1
+FILES = ("weights.safetensors", "model.json")  # what else lies in the folder says nothing of the model
 SHIPPED = Path(__file__).parent / "models"
 
 
@@ -93,7 +94,7 @@ class Model:
         (folder / "weights.safetensors.part").write_bytes(save(weights))
         text = _short(json.dumps(self.describe(), indent=2, default=list))
         (folder / "model.json.part").write_text(text + "\n", encoding="utf-8")
-        for name in ("weights.safetensors", "model.json"):
+        for name in FILES:
             (folder / f"{name}.part").replace(folder / name)
 
     def describe(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from plurimask.data.samples import briefly
+
 
 class Unpaired(ValueError):
     """Found and true names that do not fit together."""
@@ -33,19 +35,19 @@ def pair(found: Collection[str], truth: Collection[str]) -> dict[str, str]:
     alone = [name for name, matches in options.items() if not matches]
     if alone:
         raise Unpaired(
-            f"no truth for {listed(alone)}. The truths are called {listed(truth)}; a name must be equal, or the "
+            f"no truth for {briefly(alone)}. The truths are called {briefly(truth)}; a name must be equal, or the "
             "truth's name must stand between underscores in the found one."
         )
     torn = [f"{name} ({' or '.join(matches)})" for name, matches in options.items() if len(matches) > 1]
     if torn:
-        raise Unpaired(f"more than one truth fits {listed(torn)}; give the found files the names of their truths.")
+        raise Unpaired(f"more than one truth fits {briefly(torn)}; give the found files the names of their truths.")
     pairs = {name: matches[0] for name, matches in options.items()}
     owners: dict[str, list[str]] = {}
     for name, match in pairs.items():
         owners.setdefault(match, []).append(name)
     twice = [f"{name} ({' and '.join(rivals)})" for name, rivals in owners.items() if len(rivals) > 1]
     if twice:
-        raise Unpaired(f"more than one found image for the truths {listed(twice)}; leave only one of each.")
+        raise Unpaired(f"more than one found image for the truths {briefly(twice)}; leave only one of each.")
     return pairs
 
 
@@ -58,17 +60,10 @@ def check_complete(kept: Collection[str], wanted: Sequence[str], *, subset: bool
     missing = [name for name in wanted if name not in kept]
     if missing and not subset:
         raise Unpaired(
-            f"nothing found for the truths {listed(missing)}; segment these images, too, or leave them out (--subset)."
+            f"nothing found for the truths {briefly(missing)}; segment these images, too, or leave them out (--subset)."
         )
     if not kept:
-        raise Unpaired(f"none of the {len(wanted)} images to evaluate was found; they are called {listed(wanted)}.")
-
-
-def listed(names: Iterable[str]) -> str:
-    """At most six of the names, and how many more there are."""
-    every = list(names)
-    more = f", ... ({len(every)} in all)" if len(every) > 6 else ""
-    return ", ".join(every[:6]) + more
+        raise Unpaired(f"none of the {len(wanted)} images to evaluate was found; they are called {briefly(wanted)}.")
 
 
 def _inside(name: str, truth: Iterable[str]) -> list[str]:

@@ -125,12 +125,23 @@ def _unlike(image: NDArray[np.float32], model: Model) -> tuple[float | None, str
 
 
 def segment_draws(
-    image: Tensor, model: Model, *, seeds: Sequence[int], device: Device = "auto", precision: Precision = "auto"
+    image: Tensor,
+    model: Model,
+    *,
+    seeds: Sequence[int],
+    visit: Visit | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> list[Instances]:
-    """The objects of every draw, before they are agglomerated. image: ``(C, *spatial)``, normalised."""
+    """The objects of every draw, before they are agglomerated. image: ``(C, *spatial)``, normalised.
+
+    visit: is shown the outputs, too, each before it is decoded.
+    """
     parts: list[list[Instances]] = [[] for _ in seeds]
 
     def decode(window: Window, draw: int, outputs: Outputs) -> None:
+        if visit is not None:
+            visit(window, draw, outputs)
         parts[draw].append(decoded(outputs, model.method, window=window, shape=image.shape[1:]))
 
     visit_outputs(image, model, decode, seeds=seeds, device=device, precision=precision)

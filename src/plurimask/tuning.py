@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from plurimask.data.samples import Sample, Source
+from plurimask.data.samples import Sample, Source, briefly
 from plurimask.data.sources import open_source
 from plurimask.decoding import Bench, Grid, Seen, Shelf, Trial, candidates, search, settings
 from plurimask.instances import Instances
@@ -250,7 +250,7 @@ def _samples(
     fitted = [sample.name for sample in samples if sample.name in set(model.trained_on)]
     if fitted:
         raise ValueError(
-            f"the model was fitted to {len(fitted)} of the {len(samples)} images, {_listed(fitted)}: on them it is "
+            f"the model was fitted to {len(fitted)} of the {len(samples)} images, {briefly(fitted)}: on them it is "
             "surer than it should be. Choose on others (images of equal name are taken for the same)."
         )
     return samples
@@ -261,15 +261,10 @@ def _folded(source: Source, folds: Sequence[Sequence[str]]) -> list[Sample]:
     names = [name for fold in folds for name in fold]
     samples = {sample.name: sample for sample in source}
     if strangers := [name for name in names if name not in samples]:
-        raise ValueError(f"{source.folder} has no images {_listed(strangers)}; it has {_listed(list(samples))}.")
+        raise ValueError(f"{source.folder} has no images {briefly(strangers)}; it has {briefly(samples)}.")
     if len(folds) != 2 or not all(folds) or len(set(names)) < len(names):
         raise ValueError("two folds are wanted, neither empty, and no image twice.")
     return [samples[name] for name in names]
-
-
-def _listed(names: Sequence[str]) -> str:
-    """At most six of the names."""
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import pickle
 
-import imageio.v3 as imageio
 import numpy as np
 import pytest
 import tifffile
@@ -11,45 +10,24 @@ from plurimask.data.benchmarks import BBBC010, ISBI2012, ISIC2018, Nuclei3D
 from plurimask.data.io import UnreadableImage
 from plurimask.data.sources import open_source
 
-SHAPE = (6, 8)
-LABELS = np.array([[0] * 8, [0, 1, 1, 0, 0, 2, 2, 0]] + [[0] * 8] * 4, np.uint8)
 
-
-def write(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.imwrite(path, values)
-
-
-def image(path, value=7):
-    write(path, np.full(SHAPE, value, np.uint8))
-
-
-def check(source, names):
-    assert [sample.name for sample in source] == names
-    for sample in source:
-        picture, truth = pickle.loads(pickle.dumps(sample)).read()
-        assert picture.data.shape == (1, *SHAPE)
-        assert sorted(truth.areas.tolist()) == [2, 2]
-        assert sample.files == (picture.path,)
-
-
-def broad(folder, wells):
+def broad(folder, wells, pictures):
     for well in wells:
         for channel, value in (("w1", 1), ("w2", 2)):
-            image(folder / "BBBC010_v1_images" / f"1649_1109_Amp_{well}_{channel}_15AD.tif", value)
+            pictures.image(folder / "BBBC010_v1_images" / f"1649_1109_Amp_{well}_{channel}_15AD.tif", value)
         for number in (1, 2):
-            mask = (number == LABELS) * np.uint8(255)
-            write(folder / "BBBC010_v1_foreground_eachworm" / f"{well}_{number:02d}_ground_truth.png", mask)
+            masks = folder / "BBBC010_v1_foreground_eachworm"
+            pictures.mask(masks / f"{well}_{number:02d}_ground_truth.png", number)
 
 
-def test_bbbc010_as_the_broad_packs_it(tmp_path):
-    broad(tmp_path, ["A01", "A04", "C02", "C03", "C04", "E03"])
-    check(open_source(tmp_path, split="fit"), ["A01", "C02"])
-    check(open_source(tmp_path, split="tune"), ["A04"])
-    check(open_source(tmp_path, split="report"), ["C03", "E03"])  # C04 belongs to the papers' second fold
+def test_bbbc010_as_the_broad_packs_it(tmp_path, pictures):
+    broad(tmp_path, ["A01", "A04", "C02", "C03", "C04", "E03"], pictures)
+    pictures.check(open_source(tmp_path, split="fit"), ["A01", "C02"])
+    pictures.check(open_source(tmp_path, split="tune"), ["A04"])
+    pictures.check(open_source(tmp_path, split="report"), ["C03", "E03"])  # C04 belongs to the papers' second fold
     assert open_source(tmp_path)[0].image().data.max() == 2  # bright-field
     both = BBBC010(tmp_path, channels=("w2", "w1"))[0].image()
-    assert both.data.shape == (2, *SHAPE) and both.data[:, 0, 0].tolist() == [2, 1]
+    assert both.data.shape == (2, *pictures.shape) and both.data[:, 0, 0].tolist() == [2, 1]
     for names in (["w2", "w1"], ["w1", "w2"], ["w1"]):
         source = open_source(tmp_path, split="fit", channel_files=names)
         assert [sample.name for sample in source] == ["A01", "C02"]
@@ -58,14 +36,14 @@ def test_bbbc010_as_the_broad_packs_it(tmp_path):
 
 
 @pytest.mark.parametrize("names", [[], ["w3"], ["w2", "w2"], ["GFP"]])
-def test_channels_that_bbbc010_has_not(tmp_path, names):
-    broad(tmp_path, ["A01"])
+def test_channels_that_bbbc010_has_not(tmp_path, names, pictures):
+    broad(tmp_path, ["A01"], pictures)
     with pytest.raises(ValueError, match=r"w2 or w1 or both are wanted, not .*--channel-files w2 w1"):
         open_source(tmp_path, channel_files=names)
 
 
-def test_a_well_that_lacks_a_channel(tmp_path):
-    broad(tmp_path, ["A01", "A02"])
+def test_a_well_that_lacks_a_channel(tmp_path, pictures):
+    broad(tmp_path, ["A01", "A02"], pictures)
     (lost,) = tmp_path.glob("*/*_A01_w1_*")
     lost.unlink()
     for names in (["w2", "w1"], ["w1", "w2"]):
@@ -76,19 +54,19 @@ def test_a_well_that_lacks_a_channel(tmp_path):
         open_source(tmp_path, channel_files=["w2", "w1"])
 
 
-def test_bbbc010_with_a_list_of_wells(tmp_path):
-    broad(tmp_path, ["A01", "A04"])
+def test_bbbc010_with_a_list_of_wells(tmp_path, pictures):
+    broad(tmp_path, ["A01", "A04"], pictures)
     (tmp_path / "split_report.txt").write_text("A01\n")
-    check(open_source(tmp_path, split="report"), ["A01"])
+    pictures.check(open_source(tmp_path, split="report"), ["A01"])
 
 
-def test_dsb2018(tmp_path):
+def test_dsb2018(tmp_path, pictures):
     for name in ("a", "b"):
-        image(tmp_path / "images" / f"{name}.png")
-        write(tmp_path / "labels" / f"{name}.png", LABELS)
+        pictures.image(tmp_path / "images" / f"{name}.png")
+        pictures.write(tmp_path / "labels" / f"{name}.png", pictures.labels)
     (tmp_path / "index.csv").write_text("id,split\nb,fit\na,report\n")
-    check(open_source(tmp_path), ["a", "b"])
-    check(open_source(tmp_path, split="fit"), ["b"])
+    pictures.check(open_source(tmp_path), ["a", "b"])
+    pictures.check(open_source(tmp_path, split="fit"), ["b"])
 
 
 @pytest.mark.data
@@ -122,40 +100,40 @@ def test_the_real_dsb2018(real_data):
     assert picture.data.shape[0] == 1 and len(truth) > 0
 
 
-def test_a_table_without_the_split(tmp_path):
-    image(tmp_path / "images" / "a.png")
+def test_a_table_without_the_split(tmp_path, pictures):
+    pictures.image(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()
     (tmp_path / "index.csv").write_text("name,split\na,fit\n")
     with pytest.raises(UnreadableImage, match=r"columns .*'id' and 'split' are wanted"):
         open_source(tmp_path)
 
 
-def isic(folder):
+def isic(folder, pictures):
     """Two photographs, one of them grey; the lesions have 2 and 4 pixels."""
-    grey, coloured = np.full((*SHAPE, 3), 90, np.uint8), np.full((*SHAPE, 3), (200, 10, 10), np.uint8)
-    for name, picture, mask in (("ISIC_9", grey, LABELS == 1), ("ISIC_10", coloured, LABELS > 0)):
-        write(folder / "images" / f"{name}.jpg", picture)
-        write(folder / "masks" / f"{name}_segmentation.png", mask * np.uint8(255))
+    grey, coloured = np.full((*pictures.shape, 3), 90, np.uint8), np.full((*pictures.shape, 3), (200, 10, 10), np.uint8)
+    for name, picture, mask in (("ISIC_9", grey, pictures.labels == 1), ("ISIC_10", coloured, pictures.labels > 0)):
+        pictures.write(folder / "images" / f"{name}.jpg", picture)
+        pictures.write(folder / "masks" / f"{name}_segmentation.png", mask * np.uint8(255))
     (folder / "split.csv").write_text("id,split\nISIC_10,report\nISIC_9,fit\n")
     return folder
 
 
-def test_isic2018(tmp_path):
-    source = open_source(isic(tmp_path))
+def test_isic2018(tmp_path, pictures):
+    source = open_source(isic(tmp_path, pictures))
     assert type(source) is ISIC2018 and [sample.name for sample in source] == ["ISIC_9", "ISIC_10"]
     for sample, area in zip(source, (2, 4), strict=True):
         picture, truth = pickle.loads(pickle.dumps(sample)).read()
-        assert picture.data.shape == (3, *SHAPE)  # a grey photograph, too
+        assert picture.data.shape == (3, *pictures.shape)  # a grey photograph, too
         assert truth.areas.tolist() == [area]  # one region, in however many pieces
     assert [sample.name for sample in open_source(tmp_path, split="report")] == ["ISIC_10"]
 
 
-def test_isbi2012(tmp_path):
+def test_isbi2012(tmp_path, pictures):
     # Two cells that meet at a corner, and one apart.
     cells = np.array([[1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0]], bool)
     for number in range(5):
-        write(tmp_path / "image" / f"{number:02d}.png", np.full(cells.shape, number, np.uint8))
-        write(tmp_path / "label" / f"{number:02d}.png", cells * np.uint8(255))
+        pictures.write(tmp_path / "image" / f"{number:02d}.png", np.full(cells.shape, number, np.uint8))
+        pictures.write(tmp_path / "label" / f"{number:02d}.png", cells * np.uint8(255))
     (tmp_path / "split.txt").write_text("fit 00-01\ntune 03-03\nreport 04-09\n")
     source = open_source(tmp_path)
     assert type(source) is ISBI2012 and len(source) == 5

@@ -147,6 +147,23 @@ def test_a_grey_image_becomes_three_equal_channels(shape):
     assert MixedNormalisation()(np.repeat(image, 2, axis=0)).shape == (2, *shape[1:])
 
 
+@pytest.mark.parametrize("gain", [0.3, 1, 2])
+def test_what_was_changed_after_normalising_is_as_if_changed_before(gain):
+    raw = np.random.default_rng(0).uniform(0, 65536, (2, 9, 11))
+    seen = Normalisation()(raw)
+    np.testing.assert_allclose(Normalisation().renewed(gain * seen + 0.1), Normalisation()(gain * raw + 7), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MixedNormalisation(), GREY])
+def test_the_mixed_one_knows_its_own_images(kind):
+    # 8-bit values of a dark picture, brightened once; half as bright they would be brightened more.
+    seen = kind(checkers(10, 60))
+    np.testing.assert_array_equal(kind.renewed(seen), seen)
+    np.testing.assert_array_equal(kind.renewed(seen / 2), seen / 2)
+    assert np.abs(kind(seen) - seen).max() > 0.3, "test invalid"
+    np.testing.assert_array_equal(kind.renewed(np.float32([[[-0.5, 0.25, 1.5]]])), [[[0, 0.25, 1]]])
+
+
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.float16, np.float64])
 def test_a_constant_image_has_no_nan(dtype):
     found = MixedNormalisation()(np.full((1, 5, 5), 1, dtype))

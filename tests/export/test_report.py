@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -12,7 +13,7 @@ from plurimask.evaluation import evaluate
 from plurimask.export import report as module
 from plurimask.export.numbers import numbers
 from plurimask.export.plots import NAMES
-from plurimask.export.report import write_report
+from plurimask.export.report import check_free, write_report
 
 HEADER = ["image", "label", "area", "centroid-0", "centroid-1", "p_exists", "agreement", "expected_iou"]
 HEADER += ["entropy", "p_split", "p_merge", "matched", "iou", "kind"]
@@ -116,6 +117,48 @@ def test_nothing_is_overwritten_unasked(planted):
     assert content(output) == before
     with pytest.raises(FileExistsError, match="is a file"):
         write_report(report, output / "notes.txt")
+
+
+def test_what_cannot_be_written_is_told_before_the_work(planted):
+    notes, taken = planted / "notes.txt", planted / "numbers.json"
+    notes.write_text("mine")
+    (taken / "inside").mkdir(parents=True)
+    (planted / "old" / "report.html").mkdir(parents=True)
+    (planted / "new").mkdir()
+    (planted / "new" / "plots").write_text("mine")
+    told = []
+    for output, complaint in [
+        (taken, r"numbers\.json is a folder; a report needs a file there"),
+        (planted / "old", r"report\.html is a folder; a report needs a file"),
+        (planted / "new", r"plots is a file; a report needs a folder there"),
+        (notes / "deep" / "report", r"notes\.txt is a file, so that there is no folder"),
+        (notes / "numbers.json", r"notes\.txt is a file, so that there is no folder"),
+    ]:
+        with pytest.raises(FileExistsError, match=complaint):
+            evaluate(
+                planted / "run",
+                planted / "data",
+                output=output,
+                overwrite=True,
+                on_row=lambda *row: told.append(row),
+            )
+    assert told == [] and notes.read_text() == "mine" and (taken / "inside").is_dir()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no folder here in which nobody may write")
+@pytest.mark.parametrize("name", ["report", "deep/report", "numbers.json"])
+def test_a_folder_in_which_nothing_can_be_written_is_told_before_the_work(planted, name):
+    told = []
+    with pytest.raises(PermissionError, match="nothing can be written to /proc"):
+        evaluate(planted / "run", planted / "data", output=Path("/proc") / name, on_row=lambda *row: told.append(row))
+    assert told == []
+
+
+def test_asking_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in ("deep/report", "deep/numbers.json", "numbers.json", "."):
+        check_free(Path(output), overwrite=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_half_written_stays(planted, monkeypatch):

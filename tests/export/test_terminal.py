@@ -135,8 +135,10 @@ def test_what_tuning_changed_and_that_nothing_was_written(console):
     report = TuneReport(choices=(choice,), rows=rows, measure="avS", summary=summary, **numbers, **honesty, settings={})
     assert show_tuning(report, Options(), console) == DONE
     text = console.export_text()
-    assert "method.bandwidth" in text and "2.5" in text and "0.500, 1.000" in text
-    assert "0.750, -1.000" in text
+    cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if line.count("│") == 4]
+    assert ["method.bandwidth", "3.0", "2.5"] in cells
+    assert ["calibration of existence (slope, offset)", "", "0.500, 1.000"] in cells
+    assert ["calibration of expected IoU (slope, offset)", "", "0.750, -1.000"] in cells
     assert "Brier score 0.200 -> 0.100" in text and "nothing is written" in text
     assert "expected IoU: mean error 0.300 -> 0.200, calibration error 0.250 -> 0.125" in text
     assert "IoU above 0.5: expected of 1.000 -> 0.900 of the hypotheses, observed of 0.800" in text

@@ -118,3 +118,35 @@ def test_the_gradient_flows_through_the_means():
         return discriminative.pull(cloud, owner, centre).sum() + push(centre, margin=4, squared=False, images=3).sum()
 
     assert torch.autograd.gradcheck(value, points)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_an_attenuated_pull_is_the_weighted_normal_likelihood(beta):
+    points, owner, image = scene()
+    points, owner = torch.from_numpy(points), torch.from_numpy(owner)
+    centre = centres(points, owner, torch.from_numpy(image))
+    log_variance = torch.linspace(-1, 2, len(points), dtype=torch.float64)
+    found = discriminative.attenuated_pull(points, owner, centre, log_variance=log_variance, beta=beta)
+    normal = torch.distributions.Normal(centre.means[owner], (log_variance / 2).exp()[:, None])
+    constant = points.shape[1] * math.log(2 * math.pi)
+    likelihood = -2 * normal.log_prob(points).sum(1) - constant
+    for number in range(len(image)):
+        own = owner == number
+        wanted = (likelihood * (beta * log_variance).exp())[own].mean()
+        assert found[number].item() == pytest.approx(wanted.item())
+
+
+def test_with_beta_1_pixels_pull_as_hard_as_without_variances_which_learn_the_distance():
+    points, owner, image = scene()
+    moved = torch.from_numpy(points).requires_grad_()
+    owner, image = torch.from_numpy(owner), torch.from_numpy(image)
+    plain = torch.autograd.grad(discriminative.pull(moved, owner, centres(moved, owner, image)).sum(), moved)[0]
+    centre = centres(moved, owner, image)
+    distances = (moved - centre.means[owner]).square().sum(1).detach()
+    some = distances > 1e-6  # an object of one pixel is its own mean
+    learned = (distances[some] / points.shape[1]).log().requires_grad_()
+    log_variance = torch.zeros(len(points), dtype=torch.float64).index_put((some.nonzero()[:, 0],), learned)
+    pulled = discriminative.attenuated_pull(moved, owner, centre, log_variance=log_variance, beta=1.0).sum()
+    gradient, at_the_optimum = torch.autograd.grad(pulled, (moved, learned))
+    torch.testing.assert_close(gradient, plain)
+    torch.testing.assert_close(at_the_optimum, torch.zeros_like(learned), atol=1e-9, rtol=0)

@@ -8,7 +8,9 @@ import torch
 
 from plurimask.instances import Instances
 from plurimask.methods import Embedding
+from plurimask.methods.embedding import memberships
 from plurimask.networks import UNet
+from plurimask.ops.mean_shift import Clusters
 from plurimask.testing import check_method, drawn, matched_ious, toy_truths
 
 PLAIN = Embedding(dimensions=4, semi_convolutional=None)
@@ -42,6 +44,32 @@ def test_it_keeps_the_contract(ndim, levels, semi_convolutional):
 
 def test_the_contract_holds_with_the_equation_taken_literally():
     check_method(Embedding(squared_hinge=True), small())
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_contract_holds_with_a_learned_variance(ndim):
+    check_method(Embedding(dimensions=8, levels=2, variance=0.5), small(ndim))
+
+
+def test_a_point_between_two_modes_may_belong_to_either():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [9.0, 9.0]], np.float32)
+    found = Clusters(np.array([0, 0, 0, 1, -1]), np.array([[0.0, 0.0], [4.0, 0.0]], np.float32))
+    log_variance = np.log(np.array([1.0, 2.0, 3.0, 0.5, 1.0], np.float32))
+    # The odds of two normal densities of variance v at distances a and b: exp((b^2 - a^2) / 2v).
+    odds = np.exp([(16 - 0) / 2, (9 - 1) / 4, 0, (16 - 0) / 1])
+    assert memberships(points, found, log_variance) == pytest.approx([*(odds / (1 + odds)), 1], rel=1e-5)
+    lone = Clusters(np.zeros(5, np.int64), found.centres[:1])
+    assert (memberships(points, lone, log_variance) == 1).all()
+    assert len(memberships(points[:0], Clusters(found.labels[:0], found.centres[:0]), log_variance[:0])) == 0
+
+
+def test_a_doubtful_pixel_lowers_the_score_of_its_object(touching_blobs):
+    method = Embedding(dimensions=8, variance=0.5)
+    outputs = method.ideal(touching_blobs)
+    sure = method.decode(outputs).scores
+    assert sure == pytest.approx(1)
+    doubtful = method.decode({**outputs, "log_variance": torch.full_like(outputs["log_variance"], 6.0)}).scores
+    assert (doubtful < sure - 0.01).all() and (doubtful >= 0.5).all()
 
 
 def test_targets_of_a_drawn_crossing():
@@ -202,6 +230,12 @@ def test_outputs_have_the_size_of_the_image(ndim, levels):
     outputs = head(backbone(image))
     assert outputs["embedding"].shape == (2, 5, *image.shape[2:])
     assert outputs["classes"].shape == (2, 3, *image.shape[2:])
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+def test_levels_that_the_backbone_does_not_have_are_refused(levels):
+    with pytest.raises(ValueError, match=rf"levels is {levels}, .* 3 decoder levels to read; give 1 to 3"):
+        Embedding(levels=levels).head(small())
 
 
 def test_condition_is_one_hot(crossing_worms):

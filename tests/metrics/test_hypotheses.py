@@ -11,26 +11,14 @@ from plurimask.metrics.hypotheses import Honesty, Outcomes
 from plurimask.probabilistic import ProbabilisticInstances
 
 
-def bars(*columns):
-    """One bar of four columns at each of the columns, in an image of 2 x 24."""
-    labels = np.zeros((2, 24), int)
-    for number, column in enumerate(columns, start=1):
-        labels[:, column : column + 4] = number
-    return Instances.from_labels(labels)
+def compared(truth, found):
+    """truth: a label map."""
+    return Outcomes.of(Instances.from_labels(truth), found)
 
 
-def seen(objects, *times):
-    """Every object in so many of ten draws, always with the same outline."""
-    counts = tuple(mask * np.uint8(count) for mask, count in zip(objects.masks, times, strict=True))
-    members = tuple(tuple((draw, index) for draw in range(count)) for index, count in enumerate(times))
-    nothing = np.zeros((0, 2), np.int64)
-    existence = np.array(times, float) / 10
-    return ProbabilisticInstances(objects.boxes, counts, 10, existence, members, nothing, objects.shape)
-
-
-def test_counted_by_hand():
+def test_counted_by_hand(bars, seen):
     # True bars at 0 and 8. Found: the first, the second moved by one column (3 of 5 columns), an invention.
-    outcomes = Outcomes.of(bars(0, 8), seen(bars(0, 9, 16), 10, 8, 4))
+    outcomes = compared(bars(0, 8), seen(bars(0, 9, 16), 10, 8, 4))
     np.testing.assert_allclose(outcomes.expected, [1, 0.8, 0.4])
     np.testing.assert_allclose(outcomes.observed, [1, 0.6, 0])
     honesty = Honesty.of([outcomes])
@@ -43,19 +31,19 @@ def test_counted_by_hand():
     assert (twice.brier, twice.iou_error) == pytest.approx((honesty.brier, honesty.iou_error))
 
 
-def test_what_is_expected_is_what_was_calibrated():
+def test_what_is_expected_is_what_was_calibrated(bars, seen):
     found = seen(bars(0), 8).calibrated(lambda p: p, lambda p: p / 2)
-    assert Outcomes.of(bars(0), found).expected.tolist() == [0.4]
+    assert compared(bars(0), found).expected.tolist() == [0.4]
 
 
-def test_without_a_pixel_nothing_is_expected():
+def test_without_a_pixel_nothing_is_expected(bars, seen):
     found = seen(bars(0, 8), 10, 0)
-    outcomes = Outcomes.of(bars(0), found)
+    outcomes = compared(bars(0), found)
     assert len(outcomes.existence.probability) == 2 and len(outcomes.expected) == 1
 
 
-def test_nothing_found():
-    honesty = Honesty.of([Outcomes.of(bars(0), ProbabilisticInstances.empty((2, 24), 10))])
+def test_nothing_found(bars):
+    honesty = Honesty.of([compared(bars(0), ProbabilisticInstances.empty((8, 32), 10))])
     assert math.isnan(honesty.iou_error) and math.isnan(honesty.iou_ece) and math.isnan(honesty.brier)
     assert honesty.expected_iou == {
         "error": None,
@@ -65,11 +53,11 @@ def test_nothing_found():
     assert honesty.border is None
 
 
-def test_borders_in_a_few_numbers():
+def test_borders_in_a_few_numbers(bars, seen):
     # Only left and right of the second bar are within the image; it was found one column to the right.
     found = seen(bars(0, 9), 10, 8)
     found = replace(found, features={"border": np.array([[[9, 9], [9, 1]], [[9, 1], [9, 2]]], float)})
-    honesty = Honesty.of([Outcomes.of(bars(0, 8), found)])
+    honesty = Honesty.of([compared(bars(0, 8), found)])
     # Right of the first bar 0 / 1; left and right of the second -1 / 1 and 1 / 2.
     assert honesty.border["count"] == 3 and honesty.border["error"] == pytest.approx(2 / 3)
     assert honesty.border["bias"] == pytest.approx(-0.5 / 3)

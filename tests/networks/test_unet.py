@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from plurimask.model import Model
 from plurimask.networks import UNet
-from plurimask.networks.unet import pad_to_multiple
+from plurimask.networks.unet import finest_channels, pad_to_multiple
 
 
 def small(ndim=2, **settings):
@@ -156,3 +156,11 @@ def test_the_halves_of_a_decoder_convolution_start_as_one_layer():
     level = UNet(width=64, depth=2).decoder[0]
     for weight, fan_in in ((level.skip.weight, 64 * 9), (level.up.weight, 64 * 9), (level.narrow.weight, 128)):
         assert weight.var().item() == pytest.approx(1 / fan_in, rel=0.1)
+
+
+def test_finest_levels():
+    backbone = small(width=3, depth=3)
+    assert [finest_channels(backbone, levels) for levels in (1, 2, 3)] == [(3,), (3, 6), (3, 6, 12)]
+    for levels in (-1, 0, 4):
+        with pytest.raises(ValueError, match=rf"levels is {levels}, .* give 1 to 3"):
+            finest_channels(backbone, levels)

@@ -1,6 +1,7 @@
 """Ensembles: the seed picks the member; members are trained in runs of their own, and a killed run goes on."""
 
 import math
+import weakref
 from functools import partial
 
 import numpy as np
@@ -49,6 +50,22 @@ def test_every_network_is_asked_once_and_only_if_its_turn_comes():
         member.network.register_forward_hook(lambda *_, number=number: calls.append(number))
     drawn(model, torch.randn(1, 1, 16, 16), [0, 1, 3, 4, 6])
     assert sorted(calls) == [0, 1]
+
+
+def test_outputs_of_one_member_at_a_time_are_in_memory():
+    model, made, alive = posterior(members=3), [], []
+
+    def watch(module, arguments, outputs):
+        alive.append(sum(output() is not None for output in made))
+        made.append(weakref.ref(outputs["classes"]))
+
+    for member in model.posteriors:
+        member.network.register_forward_hook(watch)
+    with torch.inference_mode():
+        stream = model.draws(torch.randn(1, 1, 16, 16), range(3), context={})
+        for _ in range(3):
+            next(stream)  # and nobody keeps it
+    assert alive == [0, 0, 0]
 
 
 def test_a_member_that_doubts_makes_its_own_draws():

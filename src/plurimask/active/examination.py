@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from plurimask.familiarity import looks
-from plurimask.instances import Instances, concatenate, slices
+from plurimask.instances import slices
 from plurimask.model import Model
 from plurimask.pixelwise import DrawSums, PixelDoubt, resized_doubt
-from plurimask.predict import Device, Precision, checked, decoded, joined, seeds_of, visit_outputs
+from plurimask.predict import Device, Precision, checked, joined, seeds_of, segment_draws
 from plurimask.probabilistic import ProbabilisticInstances
 from plurimask.protocols import Outputs
 from plurimask.rescale import rescale_image, rescale_result
@@ -48,14 +48,11 @@ def examine(
     seeds = seeds_of(model, draws, seed)
     seen = torch.from_numpy(model.normalisation(rescale_image(image, zoom)))
     sums = DrawSums(tuple(seen.shape[1:]))
-    parts: list[list[Instances]] = [[] for _ in seeds]
 
-    def visit(window: Window, draw: int, outputs: Outputs) -> None:
+    def add(window: Window, draw: int, outputs: Outputs) -> None:
         sums.add_window(window, model.method.probabilities(outputs))
-        parts[draw].append(decoded(outputs, model.method, window=window, shape=seen.shape[1:]))
 
-    visit_outputs(seen, model, visit, seeds=seeds, device=device, precision=precision)
-    found = joined([concatenate(part) for part in parts], model)
+    found = joined(segment_draws(seen, model, seeds=seeds, visit=add, device=device, precision=precision), model)
     shape = image.shape[1:]
     return Examination(rescale_result(found, shape), resized_doubt(sums.doubt(len(seeds)), shape))
 

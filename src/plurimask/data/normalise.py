@@ -34,6 +34,13 @@ class Intensities(ABC):
         """How many channels an image of ``count`` channels has afterwards; usually as many."""
         return count
 
+    def renewed(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An image that was normalised and has been changed since, as if the change had come first; of the same shape.
+
+        By default as it is: to normalise it once more, as a raw image, need not be right.
+        """
+        return image
+
 
 @dataclass(frozen=True)
 class Normalisation(Intensities):
@@ -61,6 +68,10 @@ class Normalisation(Intensities):
         span = np.where(high > low, high - low, np.inf)
         normalised: NDArray[np.float32] = ((image - low) / span).astype(np.float32)
         return normalised
+
+    def renewed(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised again: all that was done before was a gain and an offset, which make no difference."""
+        return self(image)
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,10 @@ class MixedNormalisation(Normalisation):
 
     def channels(self, count: int) -> int:
         return 3 if self.colours and count == 1 else count
+
+    def renewed(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Clipped to [0, 1], where all its images lie. Their brightness differs, so that a change of it stays."""
+        return np.clip(image, 0, 1)
 
     def _brightened(self, image: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """(b) of the docstring."""

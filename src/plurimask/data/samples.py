@@ -7,7 +7,7 @@ and never used to choose.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,3 +119,14 @@ class Source(ABC, Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
+
+
+def briefly(names: Iterable[str]) -> str:
+    """At most six of the names, and how many there are if these are not all.
+
+    >>> briefly("abcdef"), briefly("abcdefgh")
+    ('a, b, c, d, e, f', 'a, b, c, d, e, f, ... (8 in all)')
+    """
+    every = list(names)
+    more = f", ... ({len(every)} in all)" if len(every) > 6 else ""
+    return ", ".join(every[:6]) + more

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,15 +28,33 @@ def check_free(output: Path, *, overwrite: bool) -> None:
     """Complains if a report cannot be written there. output: a folder, or a name in ``.json`` for the numbers alone.
 
     Raises:
-        FileExistsError: files of a report are there and may not be replaced, or a file has the folder's name.
+        FileExistsError: files of a report are there and may not be replaced, or a file has the name of a folder or a
+            folder that of a file.
+        PermissionError: nothing can be written there.
     """
     alone = output.suffix == ".json"
     if not alone and output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file; a report needs a folder, or a name that ends in .json.")
     places = [output] if alone else [output / name for name in (NUMBERS, OBJECTS, PAGE, PLOTS)]
-    there = [place for place in places if place.exists()]
-    if there and not overwrite:
-        raise FileExistsError(f"{there[0]} exists; give another name, or replace it (--overwrite).")
+    for place in (place for place in places if place.exists()):
+        if place.is_dir() != (place.name == PLOTS):
+            kinds = ("file", "folder") if place.name == PLOTS else ("folder", "file")
+            raise FileExistsError(f"{place} is a {kinds[0]}; a report needs a {kinds[1]} there: give another name.")
+        if not overwrite:
+            raise FileExistsError(f"{place} exists; give another name, or replace it (--overwrite).")
+    _check_writable(output.parent if alone else output)
+
+
+def _check_writable(folder: Path) -> None:
+    """Complains if no file can be made in a folder, or in the last one on the way to it that is there."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise FileExistsError(f"{there} is a file, so that there is no folder {folder}; give another name.")
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise PermissionError(f"nothing can be written to {there} ({error}); give another name.") from error
 
 
 def write_report(report: Report, output: Path, *, overwrite: bool = False) -> None:
@@ -47,7 +66,8 @@ def write_report(report: Report, output: Path, *, overwrite: bool = False) -> No
         overwrite: replace files of a report that are there; other files are left alone in any case.
 
     Raises:
-        FileExistsError: files of a report are there and may not be replaced.
+        FileExistsError: as :func:`check_free`.
+        PermissionError: likewise.
     """
     check_free(output, overwrite=overwrite)
     alone = output.suffix == ".json"

@@ -139,9 +139,9 @@ def show_tuning(report: TuneReport, options: Namespace, console: Console) -> int
     for choice in report.choices:
         for name, (before, now) in choice.changes.items():
             table.add_row(name, str(before), str(now))
-        for name in ("calibration", "quality"):
-            platt = getattr(choice.model, name)
-            table.add_row(f"{name} (slope, offset)", "", f"{platt.slope:.3f}, {platt.offset:.3f}")
+        calibrated = {"existence": choice.model.calibration, "expected IoU": choice.model.quality}
+        for name, platt in calibrated.items():
+            table.add_row(f"calibration of {name} (slope, offset)", "", f"{platt.slope:.3f}, {platt.offset:.3f}")
     console.print(table)
     borders = report.raw.border, report.calibrated.border
     meaning = MEASURES.get(report.measure, report.measure)

@@ -43,6 +43,19 @@ def pull(points: Tensor, owner: Tensor, centre: Centres) -> Tensor:
     return torch.zeros_like(centre.sizes).index_add(0, owner, distances) / centre.sizes
 
 
+def attenuated_pull(points: Tensor, owner: Tensor, centre: Centres, *, log_variance: Tensor, beta: float) -> Tensor:
+    """``(K,)`` as :func:`pull`, with a learned variance per pixel that weighs it: doubtful pixels pull less.
+
+    ``sg(v^beta) (||x - mean||^2 / v + E log v)``, v the variance and sg a constant in the gradient: twice the negative
+    Gaussian log likelihood of Kendall & Gal 2017 (Eq. 8) for ``beta = 0``, weighted after Seitzer et al. 2022 (Eq. 5).
+    With ``beta = 1`` pixels pull as hard as without variances. log_variance: ``(P,)``.
+    """
+    distances = (points - centre.means[owner]).square().sum(1)
+    likelihood = distances * torch.exp(-log_variance) + points.shape[1] * log_variance
+    weighted = torch.exp(beta * log_variance).detach() * likelihood
+    return torch.zeros_like(centre.sizes).index_add(0, owner, weighted) / centre.sizes
+
+
 def push(centre: Centres, *, margin: float, squared: bool, images: int) -> Tensor:
     """``(images,)`` mean over ordered pairs of ``[2 margin - ||a - b||]_+^2`` (R20, Eq. 2); 0 for a lone object.
 

@@ -13,17 +13,20 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
 from plurimask.instances import Instances, slices
 from plurimask.methods import discriminative
-from plurimask.networks.unet import CONVOLUTIONS, leading
+from plurimask.networks.unet import CONVOLUTIONS, finest_channels, leading
 from plurimask.ops.components import other_sizes, reconnect, scored, without_small
-from plurimask.ops.mean_shift import mean_shift
+from plurimask.ops.mean_shift import Clusters, mean_shift
 from plurimask.protocols import Backbone, Features, Head, Method, Outputs
 
 BACKGROUND, FOREGROUND, OVERLAP = range(3)
+LEAST, MOST = -4.0, 6.0  # logarithm of a learned variance: that of two means is about (2 margin)^2
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,12 @@ class Embedding(Method):
         semi_convolutional: pixels per unit of the coordinates that are added to the first D dimensions
             (Novotny et al. 2018), or None for the plain convolutional embedding of R20. A network with a limited
             view cannot tell two equal objects apart by their looks; with coordinates it need only point at a centre.
-        levels: decoder levels that the embedding is read from (R20: 1). Coarse levels see a whole object.
+        levels: decoder levels that the embedding is read from (R20: 1), at most those of the backbone. Coarse levels
+            see a whole object.
+        variance: None for R20's pull. A number is the beta of a pull with a learned variance per pixel
+            (:func:`plurimask.methods.discriminative.attenuated_pull`), which models doubt that lies in the image and
+            that draws of the network do not show: an object's score is then the mean, over its pixels, of the
+            foreground probability times the probability of its mode among all, normal with that variance.
         bandwidth: of the mean shift.
         threshold: pixels farther than this from every mode belong to no object.
         foreground: a pixel is background if its background probability is above ``1 - foreground``.
@@ -59,6 +67,7 @@ class Embedding(Method):
     class_weights: tuple[float, float, float] = (1.0, 3.0, 6.0)
     semi_convolutional: float | None = 12.0
     levels: int = 1
+    variance: float | None = None
     bandwidth: float = 3.0
     threshold: float = 3.0
     foreground: float = 0.5
@@ -86,11 +95,15 @@ class Embedding(Method):
                 "the network gave class probabilities that are not finite; its weights are broken."
             )
         single, overlap = self.regions(probabilities)
-        found = mean_shift(self.points(outputs, single), bandwidth=self.bandwidth, threshold=self.threshold)
+        points = self.points(outputs, single)
+        found = mean_shift(points, bandwidth=self.bandwidth, threshold=self.threshold)
         labels = np.zeros(single.shape, np.int32)
         labels[single] = found.labels + 1
         whole = reconnect(labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece)
-        return without_small(scored(whole, 1 - probabilities[BACKGROUND]), self.min_size)
+        certainty = 1 - probabilities[BACKGROUND]
+        if self.variance is not None:
+            certainty[single] *= memberships(points, found, outputs["log_variance"][0, 0].cpu().numpy()[single])
+        return without_small(scored(whole, certainty), self.min_size)
 
     def regions(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """``(3, *spatial)`` -> where one object is, and where several are; two masks ``(*spatial)``."""
@@ -125,9 +138,11 @@ class Embedding(Method):
         everywhere = torch.nonzero(torch.ones(truth.shape), as_tuple=True)
         raw = codes[labels.flatten()] - self.embed(torch.zeros(labels.numel(), self.dimensions), everywhere)
         classes = functional.one_hot(torch.from_numpy(targets["classes"])[None], 3)
+        learned = {} if self.variance is None else {"log_variance": torch.full((1, 1, *truth.shape), LEAST)}
         return {
             "embedding": raw.T.reshape(1, self.dimensions, *truth.shape),
             "classes": torch.movedim(classes, -1, 1).float() * 20,
+            **learned,
         }
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
@@ -162,8 +177,9 @@ class EmbeddingHead(Head):
         convolution = CONVOLUTIONS[backbone.ndim]
         self.method = method
         self.classes = convolution(backbone.channels[0], 3, 1)
+        self.log_variance = None if method.variance is None else convolution(backbone.channels[0], 1, 1)
         self.embedding = nn.ModuleList(
-            convolution(channels, method.dimensions, 1) for channels in backbone.channels[: method.levels]
+            convolution(channels, method.dimensions, 1) for channels in finest_channels(backbone, method.levels)
         )
 
     def forward(self, features: Features) -> Outputs:
@@ -172,7 +188,10 @@ class EmbeddingHead(Head):
         while maps:
             finer = maps.pop()
             embedding = finer + leading(doubled(embedding), finer.shape[2:])
-        return {"embedding": embedding, "classes": self.classes(features.decoder[0])}
+        outputs = {"embedding": embedding, "classes": self.classes(features.decoder[0])}
+        if self.log_variance is not None:
+            outputs["log_variance"] = self.log_variance(features.decoder[0]).float().clamp(LEAST, MOST)
+        return outputs
 
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
         """Pull, push, norm (R20, Eqs. 1-3) and cross-entropy; means over the images of the batch."""
@@ -194,13 +213,35 @@ class EmbeddingHead(Head):
         home = objects // (labels.max() + 1)
         centre = discriminative.centres(points, owner, home)
         by_image = discriminative.mean_by_image
+        pulled = self._pull(points, owner, centre, outputs, where)
         apart = discriminative.push(centre, margin=method.margin, squared=method.squared_hinge, images=images)
         norm = discriminative.centres(raw, owner, home).means.square().sum(1)
         return {
-            "pull": by_image(discriminative.pull(points, owner, centre), home, images).mean(),
+            "pull": by_image(pulled, home, images).mean(),
             "push": apart.mean(),
             "norm": method.norm_weight * by_image(norm, home, images).mean(),
         }
+
+    def _pull(
+        self, points: Tensor, owner: Tensor, centre: discriminative.Centres, outputs: Outputs, where: Sequence[Tensor]
+    ) -> Tensor:
+        if self.method.variance is None:
+            return discriminative.pull(points, owner, centre)
+        learned = outputs["log_variance"][:, 0][tuple(where)]
+        return discriminative.attenuated_pull(points, owner, centre, log_variance=learned, beta=self.method.variance)
+
+
+def memberships(points: NDArray[np.float32], found: Clusters, log_variance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(P,)`` probability of every point's own mode among all modes, each as probable as the others; 1 without one.
+
+    A point is normal around its mode with its own variance. points: ``(P, E)``; log_variance: ``(P,)``.
+    """
+    if len(found.centres) < 2:
+        return np.ones(len(points), np.float32)
+    distances = cdist(points, found.centres, "sqeuclidean")
+    chosen = softmax(-distances / (2 * np.exp(log_variance[:, None])), axis=1)[np.arange(len(points)), found.labels]
+    probabilities: NDArray[np.float32] = np.where(found.labels < 0, 1, chosen).astype(np.float32)
+    return probabilities
 
 
 def doubled(features: Tensor) -> Tensor:

@@ -206,7 +206,7 @@ class PatchPerPix(Method):
         }
 
     def tunable(self) -> Mapping[str, Sequence[Any]]:
-        """Thresholds of votes, covering and foreground, the partition, the smallest object; selection is the paper's."""
+        """Thresholds, the partition and the smallest object; which patches are selected stays the paper's rule."""
         shares = (round(self.foreground + step, 3) for step in (-0.2, -0.1, 0.1, 0.2))
         return {
             "threshold": tuple(t for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95) if t != self.threshold),

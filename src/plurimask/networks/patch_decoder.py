@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plurimask.networks.unet import CONVOLUTIONS, initialise, pool
+from plurimask.networks.unet import CONVOLUTIONS, finest_channels, initialise, pool
 from plurimask.protocols import Backbone, Features, Outputs
 
 
@@ -135,7 +135,7 @@ class LevelReader(nn.Module):
     def __init__(self, backbone: Backbone, levels: int, outputs: int) -> None:
         super().__init__()
         self.strides = backbone.strides[:levels]
-        self.linear = nn.Linear(sum(backbone.channels[:levels]), outputs)
+        self.linear = nn.Linear(sum(finest_channels(backbone, levels)), outputs)
 
     def seen(self, features: Features) -> dict[str, Tensor]:
         """What :meth:`forward` reads: ``level0``, ``level1``, ... ``(B, C_l, *spatial / 2**l)``."""

@@ -153,6 +153,21 @@ class DecoderLevel(nn.Module):
         return torch.relu(self.second(torch.relu(skip + self.up(up))))
 
 
+def finest_channels(backbone: Backbone, levels: int) -> tuple[int, ...]:
+    """Channels of the finest decoder levels, as many as a head reads.
+
+    Raises:
+        ValueError: none, or more than the backbone has.
+    """
+    there = len(backbone.channels)
+    if not 1 <= levels <= there:
+        raise ValueError(
+            f"levels is {levels}, but the backbone has {there} decoder level{'s' * (there > 1)} to read; give 1 to "
+            f"{there}, or a deeper backbone."
+        )
+    return tuple(backbone.channels[:levels])
+
+
 def pool(features: Tensor, ndim: int) -> Tensor:
     """The largest of every 2 points along each spatial axis."""
     return functional.max_pool2d(features, 2) if ndim == 2 else functional.max_pool3d(features, 2)

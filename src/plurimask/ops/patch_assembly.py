@@ -129,13 +129,13 @@ class Assembly:
         cast = votes(patches, overlap, threshold=self.threshold, background=self.background)
         agreed = consensus(cast, normalised_product=self.normalised_product)
         rated = scores(cast, agreed)
-        chosen = np.sort(self.selected(patches, cast, rated, cover & ~overlap))
+        chosen = np.sort(self.selected(patches, cast, rated, cover=cover & ~overlap))
         graph = patch_graph(cast, agreed, chosen)
         partition = mutex_components if self.partition == "mutex" else positive_components
         owners = partition(graph.first, graph.second, graph.weights, nodes=graph.nodes)
         return paint(patches, cast.patches[chosen], owners - 1, scores=rated[chosen], threshold=self.threshold)
 
-    def selected(self, patches: Patches, cast: Votes, rated: NDArray[np.float64], cover: Mask) -> Integers:
+    def selected(self, patches: Patches, cast: Votes, rated: NDArray[np.float64], *, cover: Mask) -> Integers:
         """Numbers, among those that vote, of the patches that become nodes. cover: ``(*spatial)``, without overlap.
 
         The better score ranks first, then the earlier pixel.

@@ -59,12 +59,15 @@ class Ensemble(Posterior):
         return {f"{number}.{name}": value for number, each in enumerate(contexts) for name, value in each.items()}
 
     def draws(self, window: Tensor, seeds: Sequence[int], *, context: Context) -> Iterator[Outputs]:
-        streams = []
-        for number, posterior in enumerate(self._posteriors()):
+        streams, last = {}, {seed % self.members: place for place, seed in enumerate(seeds)}
+        for number in last:
             own = [seed // self.members for seed in seeds if seed % self.members == number]
-            streams.append(posterior.draws(window, own, context=_of_member(context, number)))
-        for seed in seeds:
-            yield next(streams[seed % self.members])
+            streams[number] = self._posteriors()[number].draws(window, own, context=_of_member(context, number))
+        for place, seed in enumerate(seeds):
+            number = seed % self.members
+            yield next(streams[number])
+            if place == last[number]:
+                del streams[number]  # a stream that waits keeps its outputs in memory
 
     def symmetry(self, seed: int) -> Symmetry:
         return self._posteriors()[seed % self.members].symmetry(seed // self.members)
