@@ -24,7 +24,7 @@ from plurimask.testing import check_method, check_posterior, matched_ious, toy_t
 from plurimask.windows import grid
 
 SMALL = Contours(order=12, samples=64, kernel=3)
-MASKS = replace(SMALL, nms="masks")
+BOXES = replace(SMALL, nms="boxes")
 SWITCHES = {
     "no refinement": {"refine": False},
     "no uncertainty": {"uncertainty": False},
@@ -67,13 +67,13 @@ def joined(method, truths):
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_it_keeps_the_contract(name):
-    check_method(replace(MASKS, **SWITCHES[name]), small())
+    check_method(replace(SMALL, **SWITCHES[name]), small())
 
 
 def test_with_boxes_it_keeps_the_contract_where_nothing_crosses(crossing_worms):
-    check_method(SMALL, small(), cases=["touching blobs", "empty"])
-    assert len(SMALL.decode(SMALL.ideal(crossing_worms))) == 1  # what masks are for
-    assert len(MASKS.decode(MASKS.ideal(crossing_worms))) == 2
+    check_method(BOXES, small(), cases=["touching blobs", "empty"])
+    assert len(BOXES.decode(BOXES.ideal(crossing_worms))) == 1  # what masks are for
+    assert len(SMALL.decode(SMALL.ideal(crossing_worms))) == 2
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
@@ -303,7 +303,7 @@ def test_volumes_are_refused(touching_balls):
         SMALL.head(UNet(width=4, depth=1))
 
 
-@pytest.mark.parametrize("method", [SMALL, replace(MASKS, score_threshold=0.97, nms_threshold=0.9, min_size=0)])
+@pytest.mark.parametrize("method", [BOXES, replace(SMALL, score_threshold=0.97, nms_threshold=0.9, min_size=0)])
 def test_every_value_to_try_can_be_decoded_with(method, touching_blobs):
     outputs = method.ideal(touching_blobs)
     for name, values in method.tunable().items():
@@ -315,7 +315,7 @@ def test_every_value_to_try_can_be_decoded_with(method, touching_blobs):
 
 
 def test_masks_lie_in_their_boxes(crossing_worms):
-    found = MASKS.decode(MASKS.ideal(crossing_worms))
+    found = SMALL.decode(SMALL.ideal(crossing_worms))
     owners = np.zeros(found.shape, int)
     for box, mask in zip(found.boxes, found.masks, strict=True):
         owners[slices(box)] += mask

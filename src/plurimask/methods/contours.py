@@ -24,7 +24,7 @@ from plurimask.methods.contour_refinement import refined
 from plurimask.methods.contour_targets import BACKGROUND, UNKNOWN, centres, contour_rows, in_one_piece
 from plurimask.ops.components import other_sizes, without_small
 from plurimask.ops.contours import rasterise
-from plurimask.ops.fourier import reconstruct
+from plurimask.ops.fourier import closed_positions, reconstruct
 from plurimask.ops.suppression import suppress_boxes, suppress_coarse, suppress_contours
 from plurimask.protocols import Backbone, Method, Outputs
 
@@ -63,7 +63,7 @@ class Contours(Method):
             of the terms of the loss.
         box_weight: of the absolute differences of boxes (U22's code: 0.88; in their paper there is no such term).
         score_threshold: a pixel proposes from this score on (U22: 0.891415, chosen on their data).
-        nms: whether proposals compete by their "boxes" (U22) or by their "masks".
+        nms: whether proposals compete by their "boxes" (U22) or by their "masks": two worms that cross share a box.
         nms_threshold: IoU above which the weaker one goes (U22: pi / 10).
         coarse_threshold: IoU of the boxes of unrefined contours above which the weaker one goes before any is refined,
             well above ``nms_threshold`` (0.8); a little less exact, and many times faster. None for never (U22).
@@ -100,7 +100,7 @@ class Contours(Method):
     border_weight: float = 1.0
     box_weight: float = 0.0
     score_threshold: float = 0.89
-    nms: Literal["boxes", "masks"] = "boxes"
+    nms: Literal["boxes", "masks"] = "masks"
     nms_threshold: float = float(np.pi / 10)
     coarse_threshold: float | None = None
     uncertainty_nms: bool = True
@@ -219,7 +219,7 @@ class Contours(Method):
 
     def _drawn(self, chosen: Proposals, field: Tensor) -> Tensor:
         """``(K, S, 2)`` contours at equal steps, within the image. field: ``(2 buckets, H, W)``."""
-        positions = torch.linspace(0, 1, self.samples, device=field.device)
+        positions = torch.from_numpy(closed_positions(self.samples)).float().to(field.device)
         contours = reconstruct(chosen.location, chosen.fourier, positions)
         if self.refine:
             *_, contours = refined(contours, field, positions, iterations=self.iterations)
