@@ -3,7 +3,7 @@
     python benchmarks/image_size.py PICTURE.png [--model nuclei] [--sides 256 512 1024 2048]
 
 The images are examples/nuclei.png, mirrored until it fills the side. Every size is measured in a fresh process, after
-a warm-up on the smallest one: seconds of the network, seconds of decoding (objects from outputs) and peak memory beyond
+a warm-up on 256 x 256, once: seconds of the network, seconds of decoding (objects from outputs) and peak memory beyond
 what the process had before (Linux: VmHWM).
 """
 

@@ -202,9 +202,9 @@ def measure(seen: Seen, annotations: NDArray[np.bool_]) -> dict[str, ArrayLike]:
         **distances(seen.masks, annotations),
         "cases": [sum_and_size(doubt[case]) for case in cases],
         "auroc": (1 + errors_found(doubt, mask != true).gain) / 2,
-        "correctness": within(mask == true, doubt),
+        "correctness": sums_within(mask == true, doubt),
         "splits": [sum_and_size(seen.entropy[minority == size]) for size in range(everyone // 2 + 1)],
-        "agreement": within(minority.ravel(), seen.entropy.ravel()),
+        "agreement": sums_within(minority.ravel(), seen.entropy.ravel()),
         "soft_dice": soft_dice_distance(seen.probability, annotations.mean(axis=0)),
     }
 
@@ -230,7 +230,7 @@ def sum_and_size(values: NDArray[np.float64]) -> tuple[float, int]:
     return float(values.sum()), values.size
 
 
-def within(x: NDArray[Any], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def sums_within(x: NDArray[Any], y: NDArray[np.float64]) -> NDArray[np.float64]:
     return centred_sums(x, y) if len(np.unique(x)) > 1 else np.full(3, math.nan)
 
 
@@ -383,7 +383,7 @@ def line(command: str, one: Study, cells: Cells, options: argparse.Namespace) ->
 
 
 def outside(word: str, options: argparse.Namespace) -> str:
-    """A word of the command line without the place of a folder on this machine."""
+    """A word of the command line without the place of a folder."""
     return f"RUNS/{Path(word).name}" if word in (*options.models, str(options.pictures)) else word
 
 

@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
         with h5py.File(Path(os.environ["PLURIMASK_DATA"]) / CROPS / f"{number}_mini.h5") as file:
             for kind, key in KINDS.items():
                 (folder / part / kind).mkdir(parents=True, exist_ok=True)
-                tifffile.imwrite(folder / part / kind / name, file[key][along], compression="zlib")
+                tifffile.imwrite(folder / part / kind / name, file[key][along], imagej=True, metadata={"axes": "ZYX"})
 
 
 if __name__ == "__main__":

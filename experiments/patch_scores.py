@@ -47,7 +47,7 @@ def main() -> None:
 
         visit_outputs(torch.from_numpy(model.normalisation(checked(image.data, model))), model, keep, seeds=[0])
     for name, column in zip(("all patches", "selected patches"), np.array(found).T, strict=True):
-        told = column[np.isfinite(column)]  # of two patches, or of equal ones, there is no correlation
+        told = column[np.isfinite(column)]  # of equal scores there is no correlation
         print(f"{name}: {interval(told)} over {len(told)} of {len(column)} images")
 
 
@@ -57,8 +57,10 @@ def correlations(outputs: Outputs, method: PatchPerPix, truth: Instances) -> NDA
     assembly = method.assembly()
     cast = votes(patches, overlap, threshold=assembly.threshold)
     rated = scores(cast, consensus(cast))
+    everywhere = Instances.from_masks([np.ones(truth.shape, np.bool_)], truth.shape)
+    inside = patches_at(everywhere, cast.centres, cast.size)  # beyond the image a patch says nothing
     true = patches_at(truth, cast.centres, cast.size)
-    said = patches.values[cast.patches] > assembly.threshold
+    said = inside & (patches.values[cast.patches] > assembly.threshold)
     quality = (true & said).sum(1) / np.maximum(1, (true | said).sum(1))
     chosen = assembly.selected(patches, cast, rated, cover=cover)
     return np.array([spearmanr(rated[some], quality[some]).statistic for some in (slice(None), chosen)])

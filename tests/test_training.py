@@ -143,6 +143,9 @@ def test_a_backbone_that_does_not_fit(data, tmp_path):
     wider = {**SMALL, "backbone": partial(UNet, width=8, depth=2), "backbone_from": tmp_path / "first"}
     with pytest.raises(ValueError, match=r"is another one: .* instead of .*Give the same backbone"):
         train([data], tmp_path / "second", **wider)
+    deeper = {**SMALL, "backbone": partial(UNet, width=4, depth=1), "backbone_from": tmp_path / "first"}
+    with pytest.raises(ValueError, match="is another one"):
+        train([data], tmp_path / "second", **deeper)
     both = {"init": tmp_path / "first", "backbone_from": tmp_path / "first"}
     with pytest.raises(ValueError, match="give one of them"):
         train([data], tmp_path / "second", **SMALL, **both)

@@ -80,7 +80,8 @@ def train(
             (bright-field, the default) and w1 (GFP), as in "w2 w1".
         init: a trained model to start from; it brings its own method, backbone, posterior and normalisation, and what
             its training images look like.
-        backbone_from: a trained model of any method; the new one's backbone starts from its weights.
+        backbone_from: a trained model of any method; the new one's backbone (that of every member, if it is an
+            ensemble) starts from the weights of its, or of its first member. Its normalisation is not taken over.
         window: largest side of a prediction window.
         halo: how far a window sees beyond what it answers for.
         overwrite: replace a model that is already there, and start its run afresh.
@@ -124,7 +125,8 @@ def train(
         halo=halo,
         trained_on=_names([*examples, *others], before=start or lender),
     )
-    given = {"channel_files": channel_files, "weights": weights, "only": only, "backbone_from": backbone_from}
+    given: dict[str, Any] = {"channel_files": channel_files, "weights": weights, "only": only}
+    given |= {"init": init, "backbone_from": backbone_from}
     _remember(run, model, schedule, given, others=others, teaching=teaching)
     fitted = _fit_parts(
         model,
@@ -137,9 +139,8 @@ def train(
         teaching=teaching,
         progress=progress,
     )
-    before = start.familiarity if start else Familiarity()
     looked = training_looks([e.image for e in examples], normalise, schedule.augmentation, seed=schedule.seed)
-    fitted = replace(fitted, familiarity=before.joined(looked))
+    fitted = replace(fitted, familiarity=(start.familiarity if start else Familiarity()).joined(looked))
     fitted.save(output)
     return fitted
 
@@ -170,8 +171,8 @@ def _fresh(
 def _inherit(backbone: Backbone, lender: Backbone) -> None:
     """Takes over all weights, and the rates of dropout where both have such."""
     own, weights = backbone.state_dict(), lender.state_dict()
-    shapes = {key: value.shape for key, value in own.items() if ".dropout." not in key}
-    if any(key not in weights or weights[key].shape != shape for key, shape in shapes.items()):
+    mine, theirs = ({k: v.shape for k, v in state.items() if ".dropout." not in k} for state in (own, weights))
+    if mine != theirs:
         raise ValueError(
             f"the backbone to start from is another one: {describe(lender)} instead of {describe(backbone)}. Give the "
             "same backbone and channels, or do without backbone_from."
@@ -249,10 +250,10 @@ def _remember(
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
     settings = {**model.describe(), "schedule": describe(schedule)}
     del settings["familiarity"]  # it follows from the images
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings |= {name: _plain(value) for name, value in given.items() if value is not None}
     settings |= {"unlabelled": [e.name for e in others], "teaching": describe(teaching)} if others else {}
     settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
-    text = json.dumps(settings, indent=2, default=_plain)
+    text = json.dumps(settings, indent=2, default=list)
     file = run / "settings.json"
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise FileExistsError(
@@ -263,8 +264,11 @@ def _remember(
     file.write_text(text, encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value)
+def _plain(given: Path | str | Sequence[str] | Sequence[float]) -> str | list[str | float]:
+    """As JSON has it; 9 and 9.0 are one number."""
+    if isinstance(given, Path | str):
+        return str(given)
+    return [value if isinstance(value, str) else float(value) for value in given]
 
 
 @dataclass(frozen=True)

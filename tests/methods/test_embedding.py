@@ -72,6 +72,19 @@ def test_a_doubtful_pixel_lowers_the_score_of_its_object(touching_blobs):
     assert (doubtful < sure - 0.01).all() and (doubtful >= 0.5).all()
 
 
+@pytest.mark.parametrize("beta", [-0.1, 1.5])
+def test_a_beta_out_of_range_is_told(beta):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Embedding(variance=beta)
+
+
+def test_a_broken_variance_is_told(touching_blobs):
+    method = Embedding(dimensions=8, variance=0.5)
+    outputs = method.ideal(touching_blobs)
+    with pytest.raises(FloatingPointError, match="variances"):
+        method.decode({**outputs, "log_variance": torch.full_like(outputs["log_variance"], float("nan"))})
+
+
 def test_targets_of_a_drawn_crossing():
     targets = Embedding().targets(CROSS, np.random.default_rng(0))
     assert targets["labels"].tolist() == [[1, 1, 0, 1], [0, 0, 2, 0]]  # the pixel of both belongs to none

@@ -244,6 +244,7 @@ def test_objects_end_where_the_foreground_does(touching_blobs):
     truth = touching_blobs.to_masks()
     assert (whole == truth).all()
     assert (cut == (truth & ~gone)).all()
+    assert replace(TOY, crop=True).decode(outputs).scores == pytest.approx(1)  # of what is left
 
 
 def test_a_patch_larger_than_the_image_finds_all_objects(crossing_worms):

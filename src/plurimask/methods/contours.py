@@ -38,8 +38,6 @@ class Contours(Method):
     ``border`` (N, 2, 2), standard deviations of the sides of its box in pixels, as boxes are laid out: ((top, left),
     (bottom, right)).
 
-    Box suppression loses one of two objects that cross; ``nms="masks"`` keeps both.
-
     Attributes:
         classes: of objects. With several, truth may have a feature ``class`` (1, 2, ...); without it every object is of
             class 1. With a single one that is what every object is.

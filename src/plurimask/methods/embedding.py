@@ -26,7 +26,8 @@ from plurimask.ops.mean_shift import Clusters, mean_shift
 from plurimask.protocols import Backbone, Features, Head, Method, Outputs
 
 BACKGROUND, FOREGROUND, OVERLAP = range(3)
-LEAST, MOST = -4.0, 6.0  # logarithm of a learned variance: that of two means is about (2 margin)^2
+CHUNK = 1 << 14  # points whose distances to all modes are in memory at a time
+LEAST, MOST = -4.0, 6.0  # logarithm of a learned variance
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Embedding(Method):
         variance: None for R20's pull. A number is the beta of a pull with a learned variance per pixel
             (:func:`plurimask.methods.discriminative.attenuated_pull`), which models doubt that lies in the image and
             that draws of the network do not show: an object's score is then the mean, over its pixels, of the
-            foreground probability times the probability of its mode among all, normal with that variance.
+            foreground probability times, outside overlaps, the probability of its mode among all (:func:`memberships`).
         bandwidth: of the mean shift.
         threshold: pixels farther than this from every mode belong to no object.
         foreground: a pixel is background if its background probability is above ``1 - foreground``.
@@ -76,6 +77,10 @@ class Embedding(Method):
     max_gap: float = 0.0
     min_piece: float = 0.1
 
+    def __post_init__(self) -> None:
+        if self.variance is not None and not 0 <= self.variance <= 1:
+            raise ValueError(f"variance is {self.variance}; it is None or a beta between 0 and 1.")
+
     def targets(self, truth: Instances, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
         """``labels`` (*spatial) int64, object n is n + 1, 0 where none or several; ``classes`` (*spatial) int64."""
         owners = truth.owners()
@@ -90,9 +95,10 @@ class Embedding(Method):
 
     def decode(self, outputs: Outputs) -> Instances:
         probabilities = self.probabilities(outputs).float().cpu().numpy()
-        if not np.isfinite(probabilities).all():
+        learned = [] if self.variance is None else [outputs["log_variance"][0, 0].cpu().numpy()]
+        if not all(np.isfinite(values).all() for values in (probabilities, *learned)):
             raise FloatingPointError(
-                "the network gave class probabilities that are not finite; its weights are broken."
+                "the network gave class probabilities or variances that are not finite; its weights are broken."
             )
         single, overlap = self.regions(probabilities)
         points = self.points(outputs, single)
@@ -101,8 +107,8 @@ class Embedding(Method):
         labels[single] = found.labels + 1
         whole = reconnect(labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece)
         certainty = 1 - probabilities[BACKGROUND]
-        if self.variance is not None:
-            certainty[single] *= memberships(points, found, outputs["log_variance"][0, 0].cpu().numpy()[single])
+        for log_variance in learned:
+            certainty[single] *= memberships(points, found, log_variance[single])
         return without_small(scored(whole, certainty), self.min_size)
 
     def regions(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -238,9 +244,13 @@ def memberships(points: NDArray[np.float32], found: Clusters, log_variance: NDAr
     """
     if len(found.centres) < 2:
         return np.ones(len(points), np.float32)
-    distances = cdist(points, found.centres, "sqeuclidean")
-    chosen = softmax(-distances / (2 * np.exp(log_variance[:, None])), axis=1)[np.arange(len(points)), found.labels]
-    probabilities: NDArray[np.float32] = np.where(found.labels < 0, 1, chosen).astype(np.float32)
+    probabilities = np.ones(len(points), np.float32)
+    for start in range(0, len(points), CHUNK):
+        some = slice(start, start + CHUNK)
+        distances = cdist(points[some], found.centres, "sqeuclidean")
+        each = softmax(-distances / (2 * np.exp(log_variance[some, None])), axis=1)
+        labels = found.labels[some]
+        probabilities[some][labels >= 0] = each[labels >= 0, labels[labels >= 0]]
     return probabilities
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from plurimask.instances import Instances
 from plurimask.networks.patch_decoder import LevelReader, PatchShape, WindowReader
 from plurimask.networks.unet import CONVOLUTIONS
-from plurimask.ops.components import objects, other_sizes, within, without_small
+from plurimask.ops.components import objects, other_sizes, without_small
 from plurimask.ops.mutex_watershed import dense_patches
 from plurimask.ops.patch_assembly import Assembly
 from plurimask.ops.patch_consensus import Mask, Patches
@@ -67,8 +67,8 @@ class PatchPerPix(Method):
             patches are selected, all their pixels are affinities (:func:`plurimask.ops.mutex_watershed.dense_patches`);
             objects then do not overlap, have only pixels with a patch (see ``max_patches``), and are scored by their
             foreground probability. It takes 40 bytes or more for every pixel of every patch.
-        crop: objects end where the foreground does. The paper's do not: they are unions of patches, whose borders are
-            less sharp than that of the foreground.
+        crop: objects end where the foreground does. The paper's do not: they are unions of patches, and larger
+            (RESULTS.md, Q6).
         min_size: smaller objects are dropped, in pixels.
         max_patches: if a window has more foreground pixels, every second (third, ...) of them gets a patch. An
             untrained network sees foreground everywhere.
@@ -156,8 +156,8 @@ class PatchPerPix(Method):
             labels = dense_patches(patches, cover)
             scores = 1 - self.probabilities(outputs)[BACKGROUND].cpu().numpy()
             return objects(labels, scores=scores, min_area=self.min_size)
-        found = self.assembly()(patches, cover=cover, overlap=overlap).instances
-        return without_small(within(found, cover | overlap) if self.crop else found, self.min_size)
+        found = self.assembly()(patches, cover=cover, overlap=overlap)
+        return without_small(found.within(cover | overlap) if self.crop else found.instances, self.min_size)
 
     def evidence(self, outputs: Outputs) -> tuple[Patches, Mask, Mask]:
         """What objects are put together from: patches, pixels to be covered and overlaps, both ``(*spatial)`` bool.
@@ -337,8 +337,8 @@ class PatchPerPixHead(Head):
         inside = torch.ones(*positions.shape[:2], 1, dtype=torch.bool, device=positions.device)
         for axis, (side, size) in enumerate(zip(self.shape.sides, spatial, strict=True)):
             place = positions[..., axis, None] + torch.arange(side, device=positions.device) - side // 2
-            within = (place >= 0) & (place < size)
-            inside = (inside[..., None] & within[:, :, None]).flatten(2)
+            near = (place >= 0) & (place < size)
+            inside = (inside[..., None] & near[:, :, None]).flatten(2)
         return inside
 
 

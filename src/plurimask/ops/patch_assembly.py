@@ -6,7 +6,7 @@ Consensus -> ranking -> cover -> patch affinity graph -> partition -> painting. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from plurimask.instances import Instances, bounding_box, slices
+from plurimask.ops.components import within
 from plurimask.ops.mutex_watershed import mutex_components
 from plurimask.ops.patch_consensus import (
     Background,
@@ -52,6 +53,13 @@ class Assembled:
     probabilities: tuple[Floats, ...]
     patches: Integers
     owners: Integers
+
+    def within(self, region: Mask) -> Instances:
+        """The objects cut to a region ``(*spatial)``, scored by the pixels that are left."""
+        pairs = zip(self.instances.boxes, self.instances.masks, self.probabilities, strict=True)
+        left = [values[mask & region[slices(box)]] for box, mask, values in pairs]
+        scores = np.array([values.mean(dtype=np.float64) if len(values) else 0.0 for values in left], np.float64)
+        return within(replace(self.instances, scores=scores), region)
 
     def labels(self) -> NDArray[np.int32]:
         """``(*spatial)`` int32: object n becomes n + 1; the highest probability owns a pixel, the first on ties."""
