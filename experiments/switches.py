@@ -2,12 +2,12 @@
 
     PLURIMASK_DATA=... python experiments/switches.py RUNS/worms-patchperpix-tuned bbbc010 \\
         thin_out=false partition=components partition=dense select=false
-    PLURIMASK_DATA=... python experiments/switches.py RUNS/nuclei-contours-tuned dsb2018 --measure nuclei \\
+    PLURIMASK_DATA=... python experiments/switches.py RUNS/nuclei-contours-tuned dsb2018 --measure avS_nuclei \\
         uncertainty_nms=false iterations=1 nms=masks,nms_threshold=0.114 precision=float32
 
 Every word is a variant: fields of the method and their values, several separated by commas, or the precision. Prints
-the mean over images of S over IoU .5:.05:.95 (nuclei: .5:.1:.9; f1: F1 at IoU .5) and its paired difference to the
-model as it is, both with bootstrap intervals, S at every threshold, and seconds an image, the first one left out.
+the mean over images of a measure, as `tune` knows them, and its paired difference to the model as it is, both with
+bootstrap intervals, S at IoU .5, .55, ..., .95, and seconds an image, the first one left out.
 """
 
 from __future__ import annotations
@@ -28,12 +28,10 @@ from numpy.typing import NDArray
 from plurimask.data.sources import open_source
 from plurimask.instances import Instances
 from plurimask.metrics.bootstrap import interval
-from plurimask.metrics.segmentation import THRESHOLDS, Scores, score
+from plurimask.metrics.segmentation import Scores, score
 from plurimask.model import Model, load_model
 from plurimask.predict import checked, segment_draws
 from plurimask.protocols import Head
-
-MEASURES = {"avS": THRESHOLDS, "nuclei": (0.5, 0.6, 0.7, 0.8, 0.9), "f1": (0.5,)}
 
 
 def main() -> None:
@@ -43,15 +41,15 @@ def main() -> None:
     parser.add_argument("variants", nargs="*")
     parser.add_argument("--split", default="tune")
     parser.add_argument("--images", type=int, help="only the first ones")
-    parser.add_argument("--measure", choices=list(MEASURES), default="avS")
+    parser.add_argument("--measure", default="avS", help="avS, avS_nuclei, ...: of Scores.measures")
     options = parser.parse_intermixed_args()
     model = load_model(options.model)
     source = open_source(Path(os.environ["PLURIMASK_DATA"]) / options.data, split=options.split)
     pairs = [(image.data, truth) for image, truth in (sample.read() for sample in list(source)[: options.images])]
     own: NDArray[np.float64] | None = None
     for words in ("", *options.variants):
-        scores, seconds = outcomes(model, pairs, words, MEASURES[options.measure])
-        values = np.array([one.f1[0] if options.measure == "f1" else one.s.mean() for one in scores])
+        scores, seconds = outcomes(model, pairs, words)
+        values = np.array([one.measures()[options.measure] for one in scores])
         own = values if own is None else own
         gain, thresholds = interval(values - own), np.mean([one.s for one in scores], axis=0)
         ends = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
@@ -59,9 +57,7 @@ def main() -> None:
         print(f"{words or 'as it is':<32} {interval(values)}  {ends}  {seconds:.2f} s  S: {each}", flush=True)
 
 
-def outcomes(
-    model: Model, pairs: list[tuple[NDArray[Any], Instances]], words: str, thresholds: tuple[float, ...]
-) -> tuple[list[Scores], float]:
+def outcomes(model: Model, pairs: list[tuple[NDArray[Any], Instances]], words: str) -> tuple[list[Scores], float]:
     """Of every image, and the seconds of one."""
     settings = dict(word.split("=") for word in words.split(",") if word)
     precision: Any = settings.pop("precision", "auto")
@@ -72,7 +68,7 @@ def outcomes(
         seen = torch.from_numpy(changed.normalisation(checked(image, changed)))
         found = segment_draws(seen, changed, seeds=[0], precision=precision)[0]
         seconds.append(time.perf_counter() - start)
-        scores.append(score(truth, found, thresholds=thresholds))
+        scores.append(score(truth, found))
     return scores, float(np.mean(seconds[1:] or seconds))
 
 

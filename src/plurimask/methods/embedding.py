@@ -95,8 +95,8 @@ class Embedding(Method):
 
     def decode(self, outputs: Outputs) -> Instances:
         probabilities = self.probabilities(outputs).float().cpu().numpy()
-        learned = [] if self.variance is None else [outputs["log_variance"][0, 0].cpu().numpy()]
-        if not all(np.isfinite(values).all() for values in (probabilities, *learned)):
+        learned = None if self.variance is None else outputs["log_variance"][0, 0].cpu().numpy()
+        if not (np.isfinite(probabilities).all() and (learned is None or np.isfinite(learned).all())):
             raise FloatingPointError(
                 "the network gave class probabilities or variances that are not finite; its weights are broken."
             )
@@ -107,8 +107,8 @@ class Embedding(Method):
         labels[single] = found.labels + 1
         whole = reconnect(labels, overlap, min_contact=self.min_contact, max_gap=self.max_gap, min_piece=self.min_piece)
         certainty = 1 - probabilities[BACKGROUND]
-        for log_variance in learned:
-            certainty[single] *= memberships(points, found, log_variance[single])
+        if learned is not None:
+            certainty[single] *= memberships(points, found, learned[single])
         return without_small(scored(whole, certainty), self.min_size)
 
     def regions(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
