@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--from", dest="lender", help="the model whose backbone every training starts from")
     parser.add_argument("--share", type=float, default=1.0, help="of the fit images, with their truth")
+    parser.add_argument("--common", default="", help="options that all trainings have, as a variant")
     parser.add_argument("--decoding", default="", help="fields of the method that all are scored with, as a variant")
     parser.add_argument("--measure", default="avS", help="avS, avS_nuclei, ...: of Scores.measures")
     parser.add_argument("--minutes", type=float, default=120, help="budget for all trainings together")
@@ -70,9 +71,10 @@ def main() -> int:
 
 def trained(words: str, seed: int, options: argparse.Namespace, *, end: float) -> Path:
     """The folder of a model, trained here if it was not before."""
-    settings = dict(word.split("=", 1) for word in words.split(",") if word)
+    settings = dict(word.split("=", 1) for word in f"{options.common},{words}".split(",") if word)
     config = settings.pop("config", options.config)
-    study = f"{options.config}-{options.steps}-{options.share:g}" + (f"-{options.lender}" if options.lender else "")
+    all_have = (options.config, f"{options.steps}", f"{options.share:g}", options.lender, options.common)
+    study = "-".join(word for word in all_have if word)
     output = Path(options.runs) / "ablations" / study / f"{words or 'as-it-is'}-{seed}"
     if (output / "model.json").exists():
         return output
