@@ -76,6 +76,29 @@ def test_counts_existence_and_features_are_those_of_the_members(agglomerate, see
         assert found.features["score_copy"][n] == max(scores)
 
 
+def test_the_doubt_about_sides_is_what_members_say_and_how_far_they_disagree():
+    # Three draws of a bar that begins at column 10 and ends at 30, 30 and 33; the last one is sure, its end is not.
+    bars = np.zeros((3, 4, 40), int)
+    for bar, stop, row_stop in zip(bars, (30, 30, 33), (4, 4, 4), strict=True):
+        bar[1:row_stop, 10:stop] = 1
+    said = [[[1.0, 2.0], [3.0, 2.0]], [[1.0, 2.0], [3.0, 6.0]], [[1.0, 2.0], [3.0, 0.0]]]  # [start, stop] x [y, x]
+    draws = [
+        replace(Instances.from_labels(bar), features={"border": np.array([each], np.float32)})
+        for bar, each in zip(bars, said, strict=True)
+    ]
+    for order in permutations(draws):
+        found = CompleteLinkage()(order)
+        spread = np.sqrt(2.0)  # of 30, 30 and 33: the variance is (1 + 1 + 4) / 3
+        np.testing.assert_allclose(found.features["border_spread"], [[[0, 0], [0, spread]]])
+        np.testing.assert_allclose(found.features["border"], [[[1, 2], [3, np.sqrt((4 + 36 + 0) / 3 + 2)]]], rtol=1e-6)
+    with_contour = [
+        replace(draw, features={**draw.features, "contour": np.array([[[1.0, 10.0], [3.0, stop]]])})
+        for draw, stop in zip(draws, (29.5, 30.5, 30.0), strict=True)
+    ]
+    spread = CompleteLinkage()(with_contour).features["border_spread"]
+    np.testing.assert_allclose(spread, [[[0, 0], [0, np.sqrt(0.5 / 3)]]], rtol=1e-6)
+
+
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(6)))
 @settings(max_examples=60, deadline=None)
 def test_permuting_the_draws_changes_nothing(seed, order):
@@ -265,7 +288,8 @@ def test_the_best_of_all_draws_wins_by_hand():
         assert found.draws == 1 and len(found.conflicts) == 0
         assert found.boxes[:, :, 1].tolist() == [[2, 12], [20, 25]]
         assert found.existence.tolist() == [0.9, 0.4]
-        assert found.features["border"][:, 0, 0].tolist() == [0.9, 0.4]
+        np.testing.assert_allclose(found.features["border"][:, 0, 0], [0.9, 0.4], rtol=1e-6)
+        assert not found.features["border_spread"].any()  # nothing to disagree with
         assert [mask.all() for mask in found.threshold(0.75).masks] == [True, True]
         assert sorted(len(pairs) for pairs in found.members) == [1, 1]
     assert Suppression(0.67)([first, second]).existence.tolist() == [0.7, 0.9, 0.4]  # not above it: all stay

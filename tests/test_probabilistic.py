@@ -238,10 +238,10 @@ def test_the_sides_of_a_box_have_a_column_each():
     draw = replace(Instances.from_labels(labels), features={"border": border})
     table = CompleteLinkage()([draw, draw]).table()
     named = {name: values.tolist() for name, values in table.items() if name.startswith("border")}
-    assert list(named) == ["border_top", "border_right", "border_bottom", "border_left"]
-    assert named == {
-        "border_top": [1, 5], "border_right": [2, 6], "border_bottom": [3, 7], "border_left": [4, 8]
-    }  # fmt: skip
+    clockwise = ["top", "right", "bottom", "left"]
+    assert list(named) == [f"border_{side}" for side in clockwise] + [f"border_spread_{side}" for side in clockwise]
+    assert [named[f"border_{side}"] for side in clockwise] == [[1, 5], [2, 6], [3, 7], [4, 8]]
+    assert [named[f"border_spread_{side}"] for side in clockwise] == 4 * [[0, 0]]  # the draws agree
     assert not any(name.startswith("border") for name in drawn(labels).table())
 
 
@@ -249,6 +249,7 @@ def test_a_volume_has_six_sides():
     draw = replace(Instances.from_labels(np.ones((2, 3, 4), int)), features={"border": np.arange(6.0).reshape(1, 2, 3)})
     table = CompleteLinkage()([draw]).table()
     named = {name: values.tolist() for name, values in table.items() if name.startswith("border")}
+    assert all(named.pop(name) == [0] for name in list(named) if name.startswith("border_spread"))
     assert named.pop("border_front") == [0] and named.pop("border_back") == [3]
     assert named.pop("border_top") == [1] and named.pop("border_bottom") == [4]
     assert named.pop("border_left") == [2] and named.pop("border_right") == [5]

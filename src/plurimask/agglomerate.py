@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from plurimask.instances import Instances, concatenate, slices
+from plurimask.instances import Instances, concatenate, sides, slices
 from plurimask.ops.assignment import maximum_assignment
 from plurimask.ops.overlap import iou, overlap_fraction
 from plurimask.probabilistic import ProbabilisticInstances
@@ -33,7 +33,8 @@ class Agglomeration(ABC):
     def __call__(self, draws: Sequence[Instances]) -> ProbabilisticInstances:
         """Objects of S draws of one image -> hypotheses; every object of every draw is a member of exactly one.
 
-        Existence is the sum of the members' scores / S. A hypothesis has the features of its best scored member.
+        Existence is the sum of the members' scores / S. A hypothesis has the features of its best scored member, but
+        for the doubt about the sides of its box, to which every member adds what it knows (:func:`_borders`).
         Hypotheses are in conflict when their majority masks share more than ``CONFLICT_SHARE`` of the smaller one
         and no draw has members of both.
 
@@ -292,9 +293,25 @@ def _summarise(pool: _Pool, groups: Groups) -> ProbabilisticInstances:
         members=tuple(tuple(sorted(map(tuple, pool.members[group].tolist()))) for group in groups),
         conflicts=np.zeros((0, 2), np.int64),
         shape=pool.objects.shape,
-        features={name: values[leaders] for name, values in pool.objects.features.items()},
+        features={name: values[leaders] for name, values in pool.objects.features.items()} | _borders(pool, groups),
     )
     return replace(found, conflicts=conflicts(found))
+
+
+def _borders(pool: _Pool, groups: Groups) -> dict[str, NDArray[Any]]:
+    """``border``: how far off the sides of a box may be, of all that is known, where members expect to be off at all.
+
+    The law of total variance: the mean of the members' variances (what they say of the image) plus the variance of
+    their sides (how far the draws disagree), whose root is ``border_spread``. Both ``(G, 2, D)`` in pixels.
+    """
+    if "border" not in pool.objects.features:
+        return {}
+    # Sorted, so that the order of the draws cannot change the last bit.
+    sigmas = [np.sort(pool.objects.features["border"][group].astype(np.float64), axis=0) for group in groups]
+    ends = sides(pool.objects)
+    spread = np.array([np.sort(ends[group], axis=0).std(axis=0) for group in groups])
+    noise = np.array([np.square(each).mean(axis=0) for each in sigmas])
+    return {"border": np.sqrt(noise + spread**2).astype(np.float32), "border_spread": spread.astype(np.float32)}
 
 
 def conflicts(found: ProbabilisticInstances) -> NDArray[np.int64]:

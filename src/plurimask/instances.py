@@ -21,7 +21,7 @@ Change = Callable[[NDArray[Any]], NDArray[Any]]
 PLACES = frozenset({"contour"})
 """Features that hold places ``(N, ..., D)`` in the frame of the image, in pixels; 0 is the centre of the first one."""
 
-ENDS = frozenset({"border"})
+ENDS = frozenset({"border", "border_spread"})
 """Features that hold lengths ``(N, 2, D)`` at the low and the high end of every axis, in pixels: laid out as boxes."""
 
 
@@ -280,3 +280,24 @@ def bounding_box(mask: Mask) -> NDArray[np.int64] | None:
     starts = [int(profile.argmax()) for profile in profiles]
     stops = [len(profile) - int(profile[::-1].argmax()) for profile in profiles]
     return np.array([starts, stops], np.int64)
+
+
+def sides(objects: Instances) -> NDArray[np.float64]:
+    """``(N, 2, D)`` where the boxes of objects begin and end, within the image.
+
+    Of the feature ``contour``, where there is one, to a fraction of a pixel: half a pixel outside of the contour, which
+    runs through the centres of pixels. Else of the masks.
+    """
+    if "contour" not in objects.features:
+        return mask_sides(objects)
+    points = objects.features["contour"].astype(np.float64)
+    ends = np.stack([points.min(axis=1), points.max(axis=1) + 1], axis=1)
+    inside: NDArray[np.float64] = np.clip(ends, 0, objects.shape)
+    return inside
+
+
+def mask_sides(objects: Instances) -> NDArray[np.float64]:
+    """``(N, 2, D)`` start and stop of the pixels; a box may be wider."""
+    tight = [bounding_box(mask) for mask in objects.masks]
+    corners = [box if inner is None else inner + box[0] for inner, box in zip(tight, objects.boxes, strict=True)]
+    return np.array(corners, np.float64).reshape(len(objects), 2, objects.ndim)

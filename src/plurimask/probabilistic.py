@@ -238,8 +238,8 @@ class ProbabilisticInstances:
           those it is in conflict with; 0 where there is none.
         * ``review_order``: 1 = look first (:func:`uncertainty.doubt`).
         * ``border_top``, ``border_right``, ``border_bottom``, ``border_left``, where the method says so: the standard
-          deviation of this side of the box that it expects of its best scored member, calibrated where the model is.
-          It is what the network says of the image; the draws' doubt about the network is in the columns before.
+          deviation of this side of the box, calibrated where the model is. It has in it what the network says of the
+          image and how far the draws disagree; ``border_spread_top``, ... are the second part alone.
         """
         every = self.hypotheses()
         label, *others = self.doubts().items()
@@ -269,11 +269,15 @@ class ProbabilisticInstances:
         }
 
     def _borders(self) -> dict[str, NDArray[Any]]:
-        """Columns ``border_SIDE``."""
-        if "border" not in self.features:
-            return {}
-        border, axes = self.features["border"], range(-self.ndim, 0)
-        return {f"border_{name}": border[:, end, axis] for name, (end, axis) in SIDES.items() if axis in axes}
+        """Columns ``border_SIDE`` and ``border_spread_SIDE``."""
+        doubts = {name: self.features[name] for name in ("border", "border_spread") if name in self.features}
+        axes = range(-self.ndim, 0)
+        return {
+            f"{kind}_{name}": border[:, end, axis]
+            for kind, border in doubts.items()
+            for name, (end, axis) in SIDES.items()
+            if axis in axes
+        }
 
     def _shared_pixels(self, every: Instances) -> NDArray[np.int64]:
         """``(M,)`` number of pixels that the two majority masks of every conflict share."""

@@ -85,5 +85,5 @@ def test_borders_stand_beside_the_doubt_of_the_draws(tmp_path):
     drawn = replace(Instances.from_labels(np.array([[0, 1], [0, 1]])), features=features)
     write_table(tmp_path / "t.csv", object_table(CompleteLinkage()([drawn, drawn]), np.ones((1, 2, 2))))
     names, row = read(tmp_path / "t.csv")
-    assert names[-4:] == ["border_top", "border_right", "border_bottom", "border_left"]
-    assert row[-4:] == ["0.5", "1", "2", "4"]
+    assert names[-8:-4] == ["border_top", "border_right", "border_bottom", "border_left"]
+    assert row[-8:] == ["0.5", "1", "2", "4", "0", "0", "0", "0"]

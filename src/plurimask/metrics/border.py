@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from plurimask.instances import Instances, bounding_box
+from plurimask.instances import Instances, mask_sides, sides
 from plurimask.metrics.bootstrap import Interval, interval, interval_of_share
 from plurimask.metrics.calibration import Reliability, equal_mass
 from plurimask.metrics.matching import check_shapes, match_greedily
@@ -95,9 +95,9 @@ def border_errors(truth: Instances, found: Instances, *, min_iou: float = 0.5) -
         return BorderErrors(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
     pairs = match_greedily(truth, found, min_iou=min_iou).pairs
     theirs, ours = truth.select(pairs[:, 0]), found.select(pairs[:, 1])
-    true = _mask_sides(theirs)
+    true = mask_sides(theirs)
     outwards = np.array([[-1.0], [1.0]])
-    errors = (_sides(ours) - true) * outwards
+    errors = (sides(ours) - true) * outwards
     inside = np.stack([true[:, 0] > 0, true[:, 1] < theirs.shape], axis=1)
     areas = np.broadcast_to(theirs.areas[:, None, None], inside.shape)
     return BorderErrors(errors[inside], ours.features["border"].astype(np.float64)[inside], areas[inside])
@@ -253,20 +253,3 @@ def _spread(sums: Floats) -> Floats:
     variance = _mean_of(sums, place=2) - _mean_of(sums, place=1) ** 2
     spread: Floats = np.sqrt(np.maximum(0, variance))
     return spread
-
-
-def _sides(found: Instances) -> Floats:
-    """``(N, 2, D)`` where the boxes of found objects begin and end, within the image."""
-    if "contour" not in found.features:
-        return _mask_sides(found)
-    points = found.features["contour"].astype(np.float64)
-    sides = np.stack([points.min(axis=1), points.max(axis=1) + 1], axis=1)
-    inside: Floats = np.clip(sides, 0, found.shape)
-    return inside
-
-
-def _mask_sides(objects: Instances) -> Floats:
-    """``(N, 2, D)`` start and stop of the pixels; a box may be wider."""
-    tight = [bounding_box(mask) for mask in objects.masks]
-    corners = [box if inner is None else inner + box[0] for inner, box in zip(tight, objects.boxes, strict=True)]
-    return np.array(corners, np.float64).reshape(len(objects), 2, objects.ndim)

@@ -77,12 +77,20 @@ def rasterise(contour: ArrayLike, shape: tuple[int, ...]) -> tuple[Integers, Mas
     >>> box.tolist(), mask.shape, bool(mask.all())
     ([[1, 1], [4, 4]], (3, 3), True)
     """
-    points, boxes = in_image(np.asarray(contour)[None], shape)
-    crop: Mask = fill(points[0], boxes[0]).view(np.bool_)
-    tight = bounding_box(crop)
-    if tight is None:
-        return np.zeros((2, 2), np.int64), np.zeros((0, 0), np.bool_)
-    return tight + boxes[0, 0], crop[slices(tight)]
+    boxes, masks = rasterise_all(np.asarray(contour)[None], shape)
+    return boxes[0], masks[0]
+
+
+def rasterise_all(contours: ArrayLike, shape: tuple[int, ...]) -> tuple[Integers, list[Mask]]:
+    """Of every contour of ``(K, S, 2)`` what :func:`rasterise` says: boxes ``(K, 2, 2)``, and crops that fit."""
+    boxes, masks = np.zeros((len(np.asarray(contours)), 2, 2), np.int64), []
+    for index, (points, box) in enumerate(zip(*in_image(contours, shape), strict=True)):
+        crop: Mask = fill(points, box).view(np.bool_)
+        tight = bounding_box(crop)
+        masks.append(np.zeros((0, 0), np.bool_) if tight is None else crop[slices(tight)])
+        if tight is not None:
+            boxes[index] = tight + box[0]
+    return boxes, masks
 
 
 def in_image(contours: ArrayLike, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
