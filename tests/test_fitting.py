@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from plurimask.data.dataset import Crops, Example
-from plurimask.fitting import BEST, LATEST, Schedule, Training, fit
-from plurimask.methods import Embedding
+from plurimask.fitting import BEST, LATEST, Schedule, Training, check_annotator, fit
+from plurimask.methods import METHODS, Embedding, Semantic
 from plurimask.methods.embedding import EmbeddingHead
 from plurimask.model import Model, describe, network_factory
 from plurimask.networks import UNet
@@ -26,13 +26,13 @@ def examples():
     return [Example(name, toy_image(truth), truth) for name, truth in toy_truths().items()]
 
 
-def made(posterior=Deterministic):
+def made(posterior=Deterministic, method=METHOD):
     torch.manual_seed(0)
-    return Model(posterior=posterior(network_factory(describe(UNet(width=4, depth=2)), METHOD)), method=METHOD)
+    return Model(posterior=posterior(network_factory(describe(UNet(width=4, depth=2)), method)), method=method)
 
 
-def run(folder, *, schedule=SHORT, model=None, **settings):
-    whole = examples()
+def run(folder, *, schedule=SHORT, model=None, given=None, **settings):
+    whole = given or examples()
     return fit(model or made(), whole[:2], whole[:2], run=folder, schedule=schedule, progress=False, **settings)
 
 
@@ -277,7 +277,8 @@ def test_workers_see_the_same_crops(tmp_path):
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
 
 
-def test_the_annotator_of_the_schedule_is_that_of_the_crops(tmp_path, monkeypatch):
+@pytest.mark.parametrize("annotator", [2, "all"])
+def test_the_annotator_of_the_schedule_is_that_of_the_crops(tmp_path, monkeypatch, annotator):
     asked = {}
 
     def stop(*_, **settings):
@@ -286,5 +287,35 @@ def test_the_annotator_of_the_schedule_is_that_of_the_crops(tmp_path, monkeypatc
 
     monkeypatch.setattr("plurimask.fitting.Crops", stop)
     with pytest.raises(Killed):
-        run(tmp_path, schedule=replace(SHORT, annotator=2))
-    assert asked["annotator"] == 2
+        run(tmp_path, schedule=replace(SHORT, annotator=annotator), model=made(method=Semantic()))
+    assert asked["annotator"] == annotator
+
+
+def test_all_annotators_are_fitted_in_one_pass(tmp_path):
+    model, given, passes = made(method=Semantic()), [replace(one, others=(one.truth,) * 2) for one in examples()], []
+    model.backbone.register_forward_hook(lambda backbone, *_: passes.append(backbone.training))
+    run(tmp_path, schedule=replace(SHORT, annotator="all"), model=model, given=given)
+    assert passes.count(True) == SHORT.steps
+    assert all(math.isfinite(loss) for _, loss in logged(tmp_path, "loss/classes"))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_who_cannot_fit_all_annotators_is_told(name):
+    everyone = replace(SHORT, annotator="all")
+    if name == "semantic":
+        check_annotator(METHODS[name](), everyone)
+        return
+    with pytest.raises(ValueError, match=f"{METHODS[name].__name__} cannot fit all .* that can: semantic. Choose"):
+        check_annotator(METHODS[name](), everyone)
+    check_annotator(METHODS[name](), replace(SHORT, annotator=2))
+
+
+def test_who_cannot_fit_all_annotators_is_told_before_the_training(tmp_path):
+    with pytest.raises(ValueError, match="Embedding cannot fit all"):
+        run(tmp_path / "run", schedule=replace(SHORT, annotator="all"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_word_that_names_no_annotator():
+    with pytest.raises(ValueError, match="annotator is 'each'"):
+        Schedule(annotator="each")

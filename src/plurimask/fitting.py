@@ -24,10 +24,11 @@ from plurimask.data.dataset import Crops, Example, collate
 from plurimask.data.transforms import Augmentation
 from plurimask.data.unlabelled import UnlabelledCrops
 from plurimask.listening import Listen2Student
+from plurimask.methods import METHODS
 from plurimask.metrics.segmentation import score
 from plurimask.model import Model
 from plurimask.predict import Device, pick_device, segment_draws, use_bfloat16
-from plurimask.protocols import Head
+from plurimask.protocols import Head, Method
 from plurimask.semi_supervised import LESSON, Lessons, Teacher
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Schedule:
         near_object: share of crops centred near an object.
         near_overlap: share of crops centred near an overlap.
         annotator: whose truth is fitted, where images have several annotators: this one's (members of an ensemble may
-            have one each), or that of one drawn for every crop if None.
+            have one each), that of one drawn for every crop if None, or with "all" the mean loss over all of them, in
+            one pass of the network, for methods that can (:meth:`plurimask.protocols.Method.joined`).
         augmentation: what may happen to a crop.
         seed: of weights, crops and dropout.
     """
@@ -79,7 +81,7 @@ class Schedule:
     workers: int = 1
     near_object: float = 0.5
     near_overlap: float = 0.3
-    annotator: int | None = None
+    annotator: int | Literal["all"] | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
@@ -89,6 +91,8 @@ class Schedule:
                 f'decay is "cosine" or "steps", not {self.decay!r}, and milestones are shares of the updates between 0 '
                 f"and 1, not {self.milestones}."
             )
+        if isinstance(self.annotator, str) and self.annotator != "all":
+            raise ValueError(f'annotator is {self.annotator!r}; a number from 0, "all" or None is wanted.')
 
 
 def fit(
@@ -120,8 +124,9 @@ def fit(
         The model with the weights that were best on the tune images.
 
     Raises:
-        ValueError: the method cannot learn from unlabelled images.
+        ValueError: the method cannot learn from unlabelled images, or not from all annotators at once.
     """
+    check_annotator(model.method, schedule)
     latest = run / LATEST
     if latest.is_file() and (run / FINISHED).is_file():
         return _best(model, run)
@@ -160,6 +165,20 @@ def fit(
             trainer.fit(training, loader, looks)
     (run / FINISHED).touch()
     return _best(model, run)
+
+
+def check_annotator(method: Method, schedule: Schedule) -> None:
+    """Whether a method can fit the annotators that the schedule names.
+
+    Raises:
+        ValueError: all of them at once, where the method cannot join their targets.
+    """
+    if schedule.annotator == "all" and type(method).joined is Method.joined:
+        able = [name for name, known in METHODS.items() if known.joined is not Method.joined]
+        raise ValueError(
+            f"{type(method).__name__} cannot fit all annotators of a crop at once; methods that can: "
+            f"{', '.join(able)}. Choose one, or another annotator: a number, or null for one at random in every crop."
+        )
 
 
 class Training(lightning.LightningModule):

@@ -160,6 +160,19 @@ class Method(ABC):
         """
         raise NotImplementedError
 
+    def joined(self, targets: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """What several annotators say of one crop as one: the loss with it is the mean of those with ``targets``.
+
+        Optional, for training on all annotators at once; :meth:`condition` is asked about it, too.
+
+        targets: one for every annotator, at least one, made with equal generators. Crops of one batch may have
+        different numbers of annotators; what comes out has the same shapes for all.
+
+        Raises:
+            NotImplementedError: the method cannot join targets.
+        """
+        raise NotImplementedError
+
     def tunable(self) -> Mapping[str, Sequence[Any]]:
         """Field -> values worth trying around its present one, in the order in which ``tune`` searches; none at first.
 

@@ -1,7 +1,7 @@
 """Crop number n is a function of the seed and n; what a crop shows is what its targets say."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -102,11 +102,15 @@ def test_collate_stacks():
 STILL = Augmentation(rotation=0, scale=0, shear=0, elastic=0, spacing=8)
 
 
-def pixels_in_crops(annotator=None, count=60):
-    """How many pixels the object has in each crop of an image that three annotators see differently: 0, 8 or 24."""
+def doubtful():
+    """An image that three annotators see differently: no object, one of 8 pixels, and one of 24 that holds those."""
     none, thin, thick = (Instances.from_labels(np.tile(row, (8, 1))) for row in np.arange(8) < [[0], [1], [3]])
-    example = Example("doubtful", toy_image(thick), none, (thin, thick))
-    stream = crops(examples=[example], size=16, count=count, annotator=annotator, augmentation=STILL)
+    return Example("doubtful", toy_image(thick), none, (thin, thick))
+
+
+def pixels_in_crops(annotator=None, count=60):
+    """How many pixels the object has in each crop of the doubtful image: 0, 8 or 24."""
+    stream = crops(examples=[doubtful()], size=16, count=count, annotator=annotator, augmentation=STILL)
     return [np.count_nonzero(stream[number]["classes"]) for number in range(count)]
 
 
@@ -125,6 +129,72 @@ def test_an_annotator_can_be_fixed():
 def test_a_single_annotator_takes_no_random_number():
     fixed, free = crops(annotator=0), crops()
     assert all(equal(fixed[number], free[number]) for number in range(6))
+
+
+def test_the_second_random_number_is_the_annotator():
+    # What trainings of before have seen stays: the image first, then the annotator.
+    stream = crops(examples=[doubtful()], size=16, augmentation=STILL)
+    for number in range(10):
+        generator = np.random.default_rng([3, number])
+        generator.choice(1)
+        assert np.count_nonzero(stream[number]["classes"]) == (0, 8, 24)[generator.integers(3)]
+
+
+ALL = {"method": Semantic(), "annotator": "all"}
+
+
+def test_all_annotators_of_a_crop_are_shares():
+    stream = crops(examples=[doubtful()], size=16, augmentation=STILL, **ALL)
+    for number in range(10):
+        shares = stream[number]["shares"]
+        assert shares.shape == (2, 16, 16) and shares.dtype == np.float32
+        thirds, counts = np.unique(np.rint(3 * shares[1]), return_counts=True)
+        assert thirds.tolist() == [0, 1, 2] and counts.tolist() == [256 - 24, 24 - 8, 8]
+        np.testing.assert_allclose(shares.sum(0), 1, rtol=1e-6)
+
+
+def test_a_crop_of_all_annotators_shows_what_that_of_a_random_one_does():
+    given = [doubtful(), *examples()]
+    one, every = crops(examples=given, method=Semantic()), crops(examples=given, **ALL)
+    assert all(np.array_equal(one[number]["image"], every[number]["image"]) for number in range(12))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_annotators_that_agree_are_one(ndim):
+    agreed = [replace(example, others=(example.truth,) * 2) for example in examples(ndim)]
+    bent = Augmentation(rescale=0.5)
+    for number in range(4):
+        every = crops(ndim, examples=agreed, augmentation=bent, **ALL)[number]
+        one = crops(ndim, examples=agreed, augmentation=bent, method=Semantic())[number]
+        assert np.array_equal(every["image"], one["image"])
+        assert np.array_equal(every["shares"], np.stack([one["classes"] == 0, one["classes"] == 1]))
+
+
+def test_images_with_few_and_many_annotators_are_one_batch():
+    given = [doubtful(), replace(doubtful(), others=())]
+    stream = crops(examples=given, size=16, **ALL)
+    (batch,) = DataLoader(stream, batch_size=20, collate_fn=collate, num_workers=1)
+    assert batch["image"].shape == (20, 1, 16, 16) and batch["shares"].shape == (20, 2, 16, 16)
+    doubted = ((batch["shares"] > 0) & (batch["shares"] < 1)).flatten(1).any(1)
+    assert 0 < doubted.sum() < 20  # those of the first image
+
+
+@dataclass(frozen=True)
+class Luck(Semantic):
+    """Its targets are a random number each."""
+
+    def targets(self, truth, generator):
+        return {"luck": generator.random()}
+
+    def joined(self, targets):
+        return {"luck": np.array([each["luck"] for each in targets])}
+
+
+def test_the_targets_of_all_annotators_are_made_with_equal_generators():
+    settings = {"examples": [doubtful()], "size": 16, "method": Luck()}
+    luck = crops(**settings, annotator="all")[0]["luck"]
+    assert luck.shape == (3,) and len(set(luck)) == 1
+    assert crops(**settings)[0]["luck"] == luck[0]
 
 
 def test_classes_stay_with_their_objects(touching_blobs):

@@ -67,7 +67,8 @@ def test_no_augmentation_is_the_identity_but_for_flips(ndim, seed):
     size = 48 if ndim == 2 else 20
     ids = cut(to_combinations(toy_truths(ndim)["touching blobs"]).ids, centre=np.array([10] * ndim), size=size)
     image = np.indices(ids.shape).astype(np.float32)  # every pixel says where it comes from
-    found, found_ids = NOTHING.spatial(image, ids, size=size, generator=np.random.default_rng(seed))
+    found, found_ids = NOTHING.spatial(image, ids[None], size=size, generator=np.random.default_rng(seed))
+    found_ids = found_ids[0]
     assert found.dtype == np.float32 and found_ids.dtype == np.int32
     # In 2-D MONAI enlarges its grid with torch's cubic kernel, which bends a line by 1/20 of a node's distance.
     bend = 0.05 * NOTHING.spacing if ndim == 2 else 1e-3
@@ -89,8 +90,8 @@ def test_image_and_objects_are_bent_alike(ndim, seed):
     grid = np.indices((whole,) * ndim) // 9
     ids = (1 + grid.sum(0) % 3 + 3 * (grid[0] % 2)).astype(np.int32)
     augmentation = Augmentation(elastic=2.0, spacing=24.0)
-    image, bent = augmentation.spatial(
-        ids[None].astype(np.float32), ids, size=size, generator=np.random.default_rng(seed)
+    image, (bent,) = augmentation.spatial(
+        ids[None].astype(np.float32), ids[None], size=size, generator=np.random.default_rng(seed)
     )
     assert image.shape == (1, *(size,) * ndim) and bent.shape == (size,) * ndim
     straight = cut(ids, centre=np.full(ndim, whole // 2), size=size)
@@ -99,6 +100,20 @@ def test_image_and_objects_are_bent_alike(ndim, seed):
     inside = ndimage.minimum_filter(bent, reach, mode="constant") == ndimage.maximum_filter(bent, reach)
     assert inside.mean() > 0.05, "test invalid: no pixel is far from an edge"
     np.testing.assert_allclose(image[0][inside], bent[inside], atol=1e-3)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("rescale", [0.0, 1.0])
+def test_several_maps_are_bent_alike(ndim, rescale):
+    # The second map is what the first leaves free: bent in another way they would overlap, or leave gaps.
+    size, whole = (48, 120) if ndim == 2 else (16, 44)
+    first = (np.indices((whole,) * ndim) // 9).sum(0).astype(np.int32) % 2
+    maps = np.stack([first, 1 - first])
+    augmentation = Augmentation(elastic=2.0, spacing=24.0, rescale=rescale, object_sides=(1, 1000), zoom=1.3)
+    _, bent = augmentation.spatial(maps[:1].astype(np.float32), maps, size=size, generator=np.random.default_rng(0))
+    assert bent.shape == (2, *(size,) * ndim)
+    np.testing.assert_array_equal(bent.sum(0), 1)
+    assert 0.2 < bent[0].mean() < 0.8, "test invalid: a map is almost empty"
 
 
 def squares(*sides, whole=200):
@@ -120,19 +135,26 @@ def squares(*sides, whole=200):
 )
 def test_rescaling_keeps_objects_within_sizes(sides, object_sides, lowest, highest):
     augmentation = Augmentation(rescale=1.0, zoom=3.0, object_sides=object_sides)
-    factors = [augmentation._factor(squares(*sides), np.random.default_rng(seed)) for seed in range(400)]
+    factors = [augmentation._factor(squares(*sides)[None], np.random.default_rng(seed)) for seed in range(400)]
     assert lowest <= min(factors) and max(factors) <= highest
     # Uniform: the extremes of 400 draws lie within 3 % of the limits, but with a probability of 1e-5.
     assert min(factors) - lowest <= 0.03 * (highest - lowest) and highest - max(factors) <= 0.03 * (highest - lowest)
 
 
+def test_rescaling_keeps_the_objects_of_all_maps_within_sizes():
+    augmentation = Augmentation(rescale=1.0, zoom=3.0, object_sides=(5, 45))
+    maps = np.stack([squares(), squares(10), squares(30)])
+    factors = [augmentation._factor(maps, np.random.default_rng(seed)) for seed in range(100)]
+    assert 0.5 <= min(factors) < 0.6 and 1.4 < max(factors) <= 1.5
+
+
 def test_rescaling_happens_to_a_share_and_not_without_objects():
     augmentation = Augmentation(rescale=0.2)
-    factors = np.array([augmentation._factor(squares(20), np.random.default_rng(seed)) for seed in range(2000)])
+    factors = np.array([augmentation._factor(squares(20)[None], np.random.default_rng(seed)) for seed in range(2000)])
     assert np.mean(factors != 1) == pytest.approx(0.2, abs=5 * np.sqrt(0.2 * 0.8 / 2000))
-    assert replace(augmentation, rescale=1)._factor(squares(), np.random.default_rng(0)) == 1
+    assert replace(augmentation, rescale=1)._factor(squares()[None], np.random.default_rng(0)) == 1
     generator = np.random.default_rng(0)
-    assert Augmentation()._factor(squares(20), generator) == 1
+    assert Augmentation()._factor(squares(20)[None], generator) == 1
     assert generator.random() == np.random.default_rng(0).random()  # the crops of other settings stay what they are
 
 
@@ -143,7 +165,8 @@ def test_a_factor_enlarges_image_and_objects(ndim, factor, monkeypatch):
     whole, size, side = 64, 48, 16
     ids = np.zeros((whole,) * ndim, np.int32)
     ids[(slice((whole - side) // 2, (whole + side) // 2),) * ndim] = 1
-    image, bent = NOTHING.spatial(ids[None].astype(np.float32), ids, size=size, generator=np.random.default_rng(0))
+    ids = ids[None]
+    image, bent = NOTHING.spatial(ids.astype(np.float32), ids, size=size, generator=np.random.default_rng(0))
     for volume in (bent.sum(), image.sum()):
         assert volume ** (1 / ndim) == pytest.approx(factor * side, abs=1.5)
 
@@ -151,10 +174,10 @@ def test_a_factor_enlarges_image_and_objects(ndim, factor, monkeypatch):
 def test_the_margin_of_rescaling_fills_every_crop():
     augmentation = Augmentation(rescale=1.0, zoom=2.0, object_sides=(1, 1000))
     whole = 64 + 2 * augmentation.margin(64)
-    ones = np.ones((whole, whole), np.int32)
+    ones = np.ones((1, whole, whole), np.int32)
     for seed in range(10):
         generator = np.random.default_rng(seed)
-        assert augmentation.spatial(ones[None].astype(np.float32), ones, size=64, generator=generator)[1].all()
+        assert augmentation.spatial(ones.astype(np.float32), ones, size=64, generator=generator)[1].all()
 
 
 @pytest.mark.parametrize(
@@ -182,10 +205,10 @@ def test_the_margin_fills_every_crop():
     augmentation = Augmentation()
     for size, count in ((64, 10), (200, 4)):
         whole = size + 2 * augmentation.margin(size)
-        ones = np.ones((whole, whole), np.int32)
+        ones = np.ones((1, whole, whole), np.int32)
         for seed in range(count):
             generator = np.random.default_rng(seed)
-            _, ids = augmentation.spatial(ones[None].astype(np.float32), ones, size=size, generator=generator)
+            _, ids = augmentation.spatial(ones.astype(np.float32), ones, size=size, generator=generator)
             assert ids.all()
 
 

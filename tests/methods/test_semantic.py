@@ -117,6 +117,57 @@ def test_the_loss_is_a_weighted_mean():
     assert loss(Semantic(tuple(weights.tolist())), logits, truth) == pytest.approx(wanted, rel=1e-5)
 
 
+def of_annotators(generator, *counts, classes=3):
+    """Targets of images ``(len(counts), 2, 5)``: for every image one of each annotator, as many as its count."""
+    return [[{"classes": generator.integers(classes, size=(2, 5))} for _ in range(count)] for count in counts]
+
+
+def joined(method, said):
+    return {"shares": torch.from_numpy(np.stack([method.joined(targets)["shares"] for targets in said]))}
+
+
+def test_shares_of_annotators_by_hand():
+    said = [{"classes": np.array([row])} for row in ([0, 0, 2], [0, 1, 2], [0, 1, 1], [0, 1, 0])]
+    shares = Semantic(WEIGHTS[2]).joined(said)["shares"]
+    assert shares.tolist() == [[[1, 0.25, 0.25]], [[0, 0.75, 0.25]], [[0, 0, 0.5]]]
+    assert shares.dtype == np.float32
+
+
+def test_the_loss_of_all_annotators_is_the_mean_of_theirs():
+    generator, method = np.random.default_rng(0), Semantic(WEIGHTS[2])
+    said, logits = of_annotators(generator, 3, 3), torch.randn(2, 3, 2, 5, requires_grad=True)
+    head = method.head(small())
+    each = [torch.from_numpy(np.stack([image[number]["classes"] for image in said])) for number in range(3)]
+    wanted = torch.stack([head.loss({"classes": logits}, {"classes": classes})["classes"] for classes in each]).mean()
+    found = head.loss({"classes": logits}, joined(method, said))["classes"]
+    torch.testing.assert_close(found, wanted)
+    gradients = (torch.autograd.grad(term, logits, retain_graph=True)[0] for term in (found, wanted))
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_loss_of_all_annotators_is_weighted_over_pixels_and_annotators():
+    generator, weights = np.random.default_rng(0), (2.0, 1.0, 5.0)
+    said, x = of_annotators(generator, 1, 4), generator.normal(size=(2, 3, 2, 5))
+    surprise = np.log(np.exp(x).sum(1, keepdims=True)) - x
+    total = weight = 0.0
+    for image, targets in enumerate(said):
+        for target in targets:  # of an image with four of them each counts a quarter
+            for (row, column), number in np.ndenumerate(target["classes"]):
+                total += weights[number] / len(targets) * surprise[image, number, row, column]
+                weight += weights[number] / len(targets)
+    method = Semantic(weights)
+    found = method.head(small()).loss({"classes": torch.tensor(x)}, joined(method, said))["classes"]
+    assert float(found) == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_one_annotator_is_all_there_are():
+    generator, method = np.random.default_rng(0), Semantic((2.0, 1.0, 5.0))
+    ((target,),), logits = of_annotators(generator, 1), torch.randn(1, 3, 2, 5)
+    head, classes = method.head(small()), {"classes": torch.from_numpy(target["classes"])[None]}
+    one, every = (head.loss({"classes": logits}, seen)["classes"] for seen in (classes, joined(method, [[target]])))
+    torch.testing.assert_close(one, every)
+
+
 def test_scores_classes_and_threshold_by_hand():
     # background, class 1, class 2 of four pixels in a row
     outputs = outputs_of([[[0.1, 0.4, 0.45, 0.9]], [[0.8, 0.35, 0.15, 0.05]], [[0.1, 0.25, 0.4, 0.05]]])
@@ -138,6 +189,12 @@ def test_probabilities_are_those_of_the_softmax():
 def test_condition_is_one_hot():
     targets = {"classes": torch.tensor([[[0, 2, 1]]])}
     assert Semantic(WEIGHTS[2]).condition(targets).tolist() == [[[[1, 0, 0]], [[0, 0, 1]], [[0, 1, 0]]]]
+
+
+def test_condition_of_all_annotators_is_the_mean_of_theirs():
+    method, (targets,) = Semantic(WEIGHTS[2]), of_annotators(np.random.default_rng(0), 3)
+    each = [method.condition({"classes": torch.from_numpy(target["classes"])[None]}) for target in targets]
+    torch.testing.assert_close(method.condition(joined(method, [targets])), torch.stack(each).mean(0))
 
 
 def test_broken_outputs_are_told():

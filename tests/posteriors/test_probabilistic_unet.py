@@ -127,6 +127,16 @@ def test_training_draws_from_the_posterior_and_the_posterior_sees_the_truth():
     assert not torch.allclose(one, other)
 
 
+def test_the_posterior_sees_the_mean_of_all_annotators():
+    method, seen = Semantic(), []
+    model, (image, targets) = posterior(method), batch(method, "touching blobs")
+    annotators = [{"classes": targets["classes"][0].numpy()}, {"classes": np.zeros(image.shape[2:], np.int64)}]
+    model.posterior.register_forward_hook(lambda _, arguments, output: seen.append(arguments[0][:, 1:]))
+    terms = model.losses(image, collate([method.joined(annotators)]))
+    torch.testing.assert_close(seen[0][0, 1], targets["classes"][0] / 2)
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
 def test_terms_of_the_loss():
     model, (image, targets) = posterior(weight_decay=0.5), batch(Semantic(), "touching blobs")
     terms = model.losses(image, targets)

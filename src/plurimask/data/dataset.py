@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,7 +56,8 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
         near_overlap: share of crops centred near an overlap, where there is one.
         weights: relative frequency of every example; equal if None.
         annotator: whose truth is taken, where an example has several: number ``annotator`` (from 0, and again from 0
-            where there are fewer), or one at random for every crop if None.
+            where there are fewer), or one at random for every crop if None. With "all" the crop is that of None, but
+            the method joins what each of them says of it (:meth:`plurimask.protocols.Method.joined`).
     """
 
     examples: Sequence[Example]
@@ -68,7 +70,7 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
     near_object: float = 0.5
     near_overlap: float = 0.3
     weights: NDArray[np.float64] | None = None
-    annotator: int | None = None
+    annotator: int | Literal["all"] | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -76,9 +78,9 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
     def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
         generator = np.random.default_rng([self.seed, self.first + number])
         example = self.examples[generator.choice(len(self.examples), p=self.weights)]
-        combinations = example.combinations[self._annotator_of(example, generator)]
+        chosen = example.combinations[self._annotator_of(example, generator)]
         centre = crop_centre(
-            combinations,
+            chosen,
             size=self.size,
             near_object=self.near_object,
             near_overlap=self.near_overlap,
@@ -86,18 +88,20 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
         )
         whole = self.size + 2 * self.augmentation.margin(self.size)
         image = cut(example.image, centre=centre, size=whole)
-        ids = cut(combinations.ids, centre=centre, size=whole)
+        seen = example.combinations if self.annotator == "all" else (chosen,)
+        ids = np.stack([cut(one.ids, centre=centre, size=whole) for one in seen])
         image, ids = self.augmentation.spatial(image, ids, size=self.size, generator=generator)
         image = self.augmentation.intensity(image, generator)
-        truth = to_instances(replace(combinations, ids=ids))
-        return {"image": image, **self.method.targets(truth, generator)}
+        truths = [to_instances(replace(one, ids=bent)) for one, bent in zip(seen, ids, strict=True)]
+        targets = [self.method.targets(truth, copy.deepcopy(generator)) for truth in truths]
+        return {"image": image, **(self.method.joined(targets) if self.annotator == "all" else targets[0])}
 
     def _annotator_of(self, example: Example, generator: np.random.Generator) -> int:
         count = len(example.combinations)
-        if self.annotator is not None:
-            return self.annotator % count
-        # A single annotator takes no random number: crops are those of a data set without the notion.
-        return int(generator.integers(count)) if count > 1 else 0
+        if self.annotator is None or isinstance(self.annotator, str):
+            # A single annotator takes no random number: crops are those of a data set without the notion.
+            return int(generator.integers(count)) if count > 1 else 0
+        return self.annotator % count
 
 
 def collate(crops: Sequence[dict[str, NDArray[Any]]], ragged: frozenset[str] = frozenset()) -> dict[str, Tensor]:

@@ -129,21 +129,23 @@ class Augmentation:
     def spatial(
         self, image: NDArray[np.float32], ids: NDArray[np.int32], *, size: int, generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Deforms both alike and keeps the central crop. image: ``(C, *spatial)``; ids: ``(*spatial)``."""
-        for axis in range(ids.ndim):
+        """Deforms all alike and keeps the central crop. image: ``(C, *spatial)``; ids: ``(A, *spatial)``, A maps."""
+        ndim = image.ndim - 1
+        for axis in range(1, ndim + 1):
             if generator.random() < 0.5:
-                image, ids = np.flip(image, axis + 1), np.flip(ids, axis)
-        deform = self._elastic(ids.ndim, size, factor=self._factor(ids, generator))
+                image, ids = np.flip(image, axis), np.flip(ids, axis)
+        deform = self._elastic(ndim, size, factor=self._factor(ids, generator))
         seed = int(generator.integers(2**31))
         bent = deform.set_random_state(seed)(torch.from_numpy(image.copy()), mode="bilinear")
-        bent_ids = deform.set_random_state(seed)(torch.from_numpy(ids.astype(np.float32)[None]), mode="nearest")
-        return np.asarray(bent, np.float32), np.rint(np.asarray(bent_ids)[0]).astype(np.int32)
+        bent_ids = deform.set_random_state(seed)(torch.from_numpy(ids.astype(np.float32)), mode="nearest")
+        return np.asarray(bent, np.float32), np.rint(np.asarray(bent_ids)).astype(np.int32)
 
     def _factor(self, ids: NDArray[np.int32], generator: np.random.Generator) -> float:
         """How many times larger everything becomes (docs/algorithms.md 4.6); without objects it stays as it is."""
         if not self.rescale or generator.random() >= self.rescale:
             return 1.0
-        sides = [side.stop - side.start for box in ndimage.find_objects(ids) if box is not None for side in box]
+        boxes = (box for one in ids for box in ndimage.find_objects(one) if box is not None)
+        sides = [side.stop - side.start for box in boxes for side in box]
         if not sides:
             return 1.0
         least, most = self.object_sides

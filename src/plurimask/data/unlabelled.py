@@ -117,6 +117,6 @@ class UnlabelledCrops(Dataset[dict[str, NDArray[np.float32]]]):
         nothing = to_combinations(Instances.empty(image.shape[1:]))
         centre = crop_centre(nothing, size=self.size, near_object=0, near_overlap=0, generator=generator)
         whole = self.size + 2 * self.augmentation.margin(self.size)
-        seen, ids = (cut(array, centre=centre, size=whole) for array in (image, nothing.ids))
+        seen, ids = (cut(array, centre=centre, size=whole) for array in (image, nothing.ids[None]))
         plain, _ = self.augmentation.spatial(seen, ids, size=self.size, generator=generator)
         return {"image": self.augmentation.intensity(plain, generator), "plain": plain}

@@ -71,6 +71,12 @@ class Semantic(Method):
             np.maximum(region, number * mask, out=region)
         return {"classes": classes}
 
+    def joined(self, targets: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """``shares`` (K, *spatial) float32: which share of the annotators sees a class there, background first."""
+        said = np.stack([one["classes"] for one in targets])
+        shares = [(said == number).mean(0, dtype=np.float32) for number in range(len(self.class_weights))]
+        return {"shares": np.stack(shares)}
+
     def head(self, backbone: Backbone) -> SemanticHead:
         return SemanticHead(self, backbone)
 
@@ -93,6 +99,15 @@ class Semantic(Method):
         return torch.softmax(outputs["classes"][0].float(), 0)
 
     def condition(self, targets: Outputs) -> Tensor:
+        """The true class of every pixel, one-hot; of all annotators the mean of that, their shares.
+
+        A latent vector is then one that all annotators of an image have in common. Their mean cross-entropy given it
+        knows them by their shares alone, and so does its posterior; one of them at random would say less about what is
+        fitted. Draws differ in what the annotators may say together: for draws that differ as one annotator does from
+        another, fit one in every crop.
+        """
+        if "shares" in targets:
+            return targets["shares"]
         one_hot = functional.one_hot(targets["classes"], len(self.class_weights))
         return torch.movedim(one_hot, -1, 1).float()
 
@@ -123,11 +138,21 @@ class SemanticHead(Head):
         return {"classes": self.classes(features.decoder[0])}
 
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
-        """Cross-entropy, the weighted mean over the pixels of the batch.
+        """Cross-entropy, the weighted mean over the pixels of the batch, and over annotators where all are fitted.
+
+        A pixel that more annotators have seen counts no more than another.
 
         A posterior with a KL term has to know that it is a mean: Czolbe et al.'s beta of 5e-4 is meant beside it, and
         is beta times the number of pixels beside a sum.
         """
+        if "shares" in targets:
+            return {"classes": self._of_shares(outputs["classes"].float(), targets["shares"])}
         logits = outputs["classes"].float()
         weights = logits.new_tensor(self.method.class_weights)
         return {"classes": functional.cross_entropy(logits, targets["classes"], weight=weights)}
+
+    def _of_shares(self, logits: Tensor, shares: Tensor) -> Tensor:
+        # Of shares torch's own mean divides by the number of pixels; of classes it does by their weights, as here.
+        weights = logits.new_tensor(self.method.class_weights)
+        total = functional.cross_entropy(logits, shares, weight=weights, reduction="sum")
+        return total / (torch.movedim(shares, 1, -1) * weights).sum()
