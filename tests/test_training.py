@@ -1,11 +1,14 @@
 """From folders to a model folder: what is read, what is refused, what goes on."""
 
+import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import safetensors.torch
 import tifffile
 import torch
 
@@ -17,7 +20,7 @@ from plurimask.fitting import LATEST, Schedule
 from plurimask.methods import Embedding, Semantic
 from plurimask.model import load_model
 from plurimask.networks import UNet
-from plurimask.posteriors import ConcreteDropout, Deterministic
+from plurimask.posteriors import ConcreteDropout, Deterministic, Ensemble
 from plurimask.testing import toy_image, toy_truths
 from plurimask.training import equivalent_diameter, train
 
@@ -138,6 +141,32 @@ def test_a_backbone_is_taken_over_by_another_method(data, tmp_path, monkeypatch)
     assert {name.split("/")[-1] for name in second.trained_on} == {"one", "two", "three", "four"}
 
 
+@pytest.mark.parametrize("by", ["init", "backbone_from"])
+def test_a_run_goes_on_only_from_the_weights_that_it_started_from(data, tmp_path, monkeypatch, by):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: None)
+    train([data], tmp_path / "first", **SMALL)
+    weights, settings = tmp_path / "first" / "weights.safetensors", tmp_path / "out.run" / "settings.json"
+    begin = partial(train, [data], tmp_path / "out", **SMALL, **{by: tmp_path / "first"})
+    monkeypatch.setattr(training, "fit", lambda *_, **__: 1 / 0)  # killed after its settings were written
+    with pytest.raises(ZeroDivisionError):
+        begin()
+    before, known = weights.read_bytes(), json.loads(settings.read_text())
+    assert known["initial_weights"] == hashlib.sha256(before).hexdigest()[:16]
+    with pytest.raises(ZeroDivisionError):  # it goes on
+        begin()
+    changed = safetensors.torch.load(before)
+    next(iter(changed.values())).add_(1)
+    weights.write_bytes(safetensors.torch.save(changed))  # as another training under the same name does
+    with pytest.raises(FileExistsError, match=r"from other weights.* have changed since"):
+        begin()
+    assert json.loads(settings.read_text()) == known
+    unknown = {name: value for name, value in known.items() if name != "initial_weights"}
+    settings.write_text(json.dumps(unknown, indent=2))  # as older versions have written it
+    with pytest.raises(ZeroDivisionError):
+        begin()
+    assert json.loads(settings.read_text()) == unknown  # nothing is made up
+
+
 def test_a_backbone_that_does_not_fit(data, tmp_path):
     train([data], tmp_path / "first", **SMALL)
     wider = {**SMALL, "backbone": partial(UNet, width=8, depth=2), "backbone_from": tmp_path / "first"}
@@ -196,6 +225,22 @@ def test_weights_share_the_crops_among_folders(data, tmp_path, monkeypatch):
     np.testing.assert_allclose(seen["weights"], [3 / 8] * 2 + [1 / 12] * 3)
     assert [name.split("/")[-1] for name in seen["names"]] == ["one", "two", "a", "b", "c"]
     assert [name.split("/")[-1] for name in seen["tune"]] == ["chosen"]  # of the first folder only
+
+
+@pytest.mark.parametrize(("annotator", "wanted"), [(None, [None] * 3), (1, [1, 2, 3]), ("all", ["all"] * 3)])
+def test_members_have_the_next_annotator_each_where_one_is_chosen(data, tmp_path, monkeypatch, annotator, wanted):
+    seen = []
+    monkeypatch.setattr(training, "fit", lambda *_, schedule, **settings: seen.append(schedule.annotator))
+    settings = {**SMALL, "method": Semantic(), "schedule": replace(SHORT, annotator=annotator)}
+    train([data], tmp_path / "out", **settings, posterior=partial(Ensemble, members=3))
+    assert seen == wanted
+
+
+def test_a_method_that_cannot_fit_all_annotators_leaves_no_settings_behind(data, tmp_path):
+    everyone = {**SMALL, "schedule": replace(SHORT, annotator="all")}
+    with pytest.raises(ValueError, match="Embedding cannot fit all annotators"):
+        train([data], tmp_path / "out", **everyone)
+    assert not (tmp_path / "out.run").exists()  # the next attempt, with other settings, is no other run
 
 
 def test_only_the_named_images(data, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +21,18 @@ from plurimask.data.samples import Sample, Source
 from plurimask.data.sources import open_source
 from plurimask.data.unlabelled import Unlabelled, find_unlabelled
 from plurimask.familiarity import Familiarity, training_looks
-from plurimask.fitting import FINISHED, Schedule, fit
+from plurimask.fitting import FINISHED, Schedule, check_annotator, fit
 from plurimask.instances import Instances
 from plurimask.listening import Listen2Student
 from plurimask.methods import Embedding
 from plurimask.metrics.border import SigmaScale
-from plurimask.model import Model, Scale, describe, load_model, network_factory
+from plurimask.model import FILES, Model, Scale, describe, find_model, load_model, network_factory
 from plurimask.networks import UNet
 from plurimask.platt import Platt
 from plurimask.posteriors import ConcreteDropout
 from plurimask.protocols import Backbone, Method, Network, NetworkFactory, Posterior
+
+INITIAL = "initial_weights"  # in the settings of a run: a digest of what it started from; older runs have none
 
 
 def train(
@@ -88,10 +91,11 @@ def train(
         progress: whether to show a bar.
 
     Raises:
-        FileExistsError: if ``output`` holds a model already, or its run was started with other settings.
+        FileExistsError: if ``output`` holds a model already, or its run was started with other settings or from other
+            weights.
         ValueError: if a part is empty, a name is not there, images differ in channels or do not fit the network,
             weights do not fit the folders, a folder has no such channel files or no unlabelled images, the method
-            cannot learn from such, or the backbone to start from is another one.
+            cannot learn from such or from all annotators at once, or the backbone to start from is another one.
     """
     output = Path(output)
     run = _run_folder(output, overwrite=overwrite)
@@ -198,7 +202,7 @@ def _fit_parts(
     """
     parts = model.posterior.parts()
     for number, part in enumerate(parts):
-        annotator = None if schedule.annotator is None else schedule.annotator + number
+        annotator = schedule.annotator + number if isinstance(schedule.annotator, int) else schedule.annotator
         fit(
             replace(model, posterior=part),
             examples,
@@ -248,20 +252,40 @@ def _remember(
     teaching: Listen2Student,
 ) -> None:
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
+    check_annotator(model.method, schedule)  # what is kept binds the next attempt
     settings = {**model.describe(), "schedule": describe(schedule)}
     del settings["familiarity"]  # it follows from the images
     settings |= {name: _plain(value) for name, value in given.items() if value is not None}
     settings |= {"unlabelled": [e.name for e in others], "teaching": describe(teaching)} if others else {}
     settings["schedule"]["init_args"]["augmentation"] = describe(schedule.augmentation)
-    text = json.dumps(settings, indent=2, default=list)
+    digest = _weights_digest(given["init"] or given["backbone_from"])
     file = run / "settings.json"
-    if file.exists() and file.read_text(encoding="utf-8") != text:
-        raise FileExistsError(
-            f"{run} holds a run with other settings (compare {file}); give those, another output, or start afresh "
-            "(--overwrite)."
-        )
+    if file.exists():
+        _compare(file, settings, digest)
+        return
+    settings |= {} if digest is None else {INITIAL: digest}
     run.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    file.write_text(json.dumps(settings, indent=2, default=list), encoding="utf-8")
+
+
+def _compare(file: Path, settings: Mapping[str, Any], digest: str | None) -> None:
+    """Refuses other settings than those of a run, and other weights to start from, if the run knows its own."""
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    before = kept.pop(INITIAL, None)
+    advice = "give those, another output, or start afresh (--overwrite)."
+    if json.dumps(kept) != json.dumps(settings, default=list):
+        raise FileExistsError(f"{file.parent} holds a run with other settings (compare {file}); {advice}")
+    if before not in (None, digest):
+        raise FileExistsError(
+            f"{file.parent} holds a run that started from other weights: those of its initial model have changed "
+            f"since; {advice}"
+        )
+
+
+def _weights_digest(model: Path | str | None) -> str | None:
+    if model is None:
+        return None
+    return hashlib.sha256((find_model(model) / FILES[0]).read_bytes()).hexdigest()[:16]
 
 
 def _plain(given: Path | str | Sequence[str] | Sequence[float]) -> str | list[str | float]:
