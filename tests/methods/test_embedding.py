@@ -8,7 +8,7 @@ import torch
 
 from plurimask.instances import Instances
 from plurimask.methods import Embedding
-from plurimask.methods.embedding import memberships
+from plurimask.methods.embedding import LEAST, MOST, bounded, memberships
 from plurimask.networks import UNet
 from plurimask.ops.mean_shift import Clusters
 from plurimask.testing import check_method, drawn, matched_ious, toy_truths
@@ -70,6 +70,34 @@ def test_a_doubtful_pixel_lowers_the_score_of_its_object(touching_blobs):
     assert sure == pytest.approx(1)
     doubtful = method.decode({**outputs, "log_variance": torch.full_like(outputs["log_variance"], 6.0)}).scores
     assert (doubtful < sure - 0.01).all() and (doubtful >= 0.5).all()
+
+
+def test_variances_are_bounded_but_for_rounding_and_left_alone_at_the_start():
+    raw = torch.linspace(-1e4, 1e4, 2001, dtype=torch.float64)
+    found = bounded(raw)
+    assert (found.diff() > 0).all() and found[0] > LEAST and found[-1] < MOST
+    assert bounded(torch.tensor([-1e4, 1e4])) == pytest.approx(torch.tensor([LEAST, MOST]), rel=1e-6)
+    start = torch.tensor([-0.2, 0.0, 0.2])
+    assert bounded(start) == pytest.approx(start, abs=1e-3)
+    # In the unit of a bound: 3/4 and 4/3 are the sides of right triangles with hypotenuses 5/4 and 5/3.
+    assert bounded(torch.tensor([MOST * 3 / 4, LEAST * 4 / 3])) == pytest.approx(
+        torch.tensor([MOST * 3 / 5, LEAST * 4 / 5])
+    )
+
+
+@pytest.mark.parametrize("said", [-100.0, 100.0])
+def test_a_variance_far_outside_its_bounds_comes_back(said, touching_blobs):
+    # Of a pixel at distance d from the mean, d^2 / v + E log v wants the variance d^2 / E, whatever it is now.
+    method = replace(PLAIN, variance=0.5)
+    backbone = small()
+    head = method.head(backbone)
+    torch.nn.init.constant_(head.log_variance.bias, said)
+    outputs = head(backbone(torch.randn(1, 1, 24, 40)))
+    assert ((outputs["log_variance"] >= LEAST) & (outputs["log_variance"] <= MOST)).all()
+    outputs["embedding"] = torch.randn(1, 4, 24, 40)  # d^2 / E is about 1
+    head.loss(outputs, batch(method, [touching_blobs]))["pull"].backward()
+    slope = float(head.log_variance.bias.grad)
+    assert slope * said > 0 and abs(slope) > 1e-5
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.5])

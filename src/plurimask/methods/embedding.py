@@ -196,7 +196,7 @@ class EmbeddingHead(Head):
             embedding = finer + leading(doubled(embedding), finer.shape[2:])
         outputs = {"embedding": embedding, "classes": self.classes(features.decoder[0])}
         if self.log_variance is not None:
-            outputs["log_variance"] = self.log_variance(features.decoder[0]).float().clamp(LEAST, MOST)
+            outputs["log_variance"] = bounded(self.log_variance(features.decoder[0]).float())
         return outputs
 
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
@@ -252,6 +252,16 @@ def memberships(points: NDArray[np.float32], found: Clusters, log_variance: NDAr
         labels = found.labels[some]
         probabilities[some][labels >= 0] = each[labels >= 0, labels[labels >= 0]]
     return probabilities
+
+
+def bounded(raw: Tensor) -> Tensor:
+    """Any number -> the logarithm of a variance, between ``LEAST`` and ``MOST``, of the same shape.
+
+    Fresh weights say about 0, and that stays: with a variance of 1 the pull is the usual one.
+    """
+    bound = torch.where(raw > 0, MOST, -LEAST)
+    # Behind a hard bound there is no gradient, and a pixel never comes back; here it falls with the third power of raw.
+    return raw / (1 + (raw / bound).square()).sqrt()
 
 
 def doubled(features: Tensor) -> Tensor:
