@@ -20,7 +20,7 @@ from plurimask.instances import Instances
 from plurimask.model import Model, Scale, load_model
 from plurimask.networks import UNet
 from plurimask.platt import Platt
-from plurimask.posteriors import ConcreteDropout, Deterministic
+from plurimask.posteriors import Augmented, ConcreteDropout, Deterministic
 from plurimask.predict import answer, pick_device, seeds_of, segment, segment_draws, use_bfloat16, visit_outputs
 from plurimask.protocols import Head, Method, Network
 from plurimask.testing import matched_ious
@@ -145,6 +145,56 @@ def test_a_visitor_sees_every_draw_of_every_window():
     visit_outputs(scaled, doubting, lambda *told: alone.append(told[2]["map"]), seeds=[6], precision="float32")
     for one, other in zip([said for _, draw, said in seen if draw == 1], alone, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_visitor_of_the_objects_sees_the_outputs_before_they_are_decoded(monkeypatch):
+    image, _ = scene((150, 70), radius=5, count=8)
+    doubting = model(partial(ConcreteDropout, initial_rate=0.3), window=64, halo=16)
+    scaled, seeds = torch.from_numpy(doubting.normalisation(image[None])), [9, 4, 9]
+    unseen = segment_draws(scaled, doubting, seeds=seeds, precision="float32")
+    told, opened, decode = [], [], Bright.decode
+
+    def decoding(method, outputs):
+        opened.append(outputs)
+        return decode(method, outputs)
+
+    def visit(window, draw, outputs):
+        assert len(told) == len(opened)
+        told.append((window, draw, outputs))
+
+    monkeypatch.setattr(Bright, "decode", decoding)
+    found = segment_draws(scaled, doubting, seeds=seeds, visit=visit, precision="float32")
+    assert [draw for _, draw, _ in told] == [0, 1, 2] * (len(told) // 3)
+    assert len(told) == len(opened) > 3 and all(shown[2] is other for shown, other in zip(told, opened, strict=True))
+    answered = np.zeros((3, 150, 70), int)
+    for window, draw, outputs in told:
+        part = scaled[(None, slice(None), *map(slice, *window.outer))]
+        assert torch.equal(outputs["image"], part)
+        with torch.no_grad():
+            (alone,) = doubting.posterior.draws(part, [seeds[draw]], context={})
+        torch.testing.assert_close(outputs["map"], alone["map"], atol=1e-4, rtol=1e-4)
+        answered[(draw, *map(slice, *window.core))] += 1
+    assert (answered == 1).all()
+    for one, other in zip(found, unseen, strict=True):
+        assert len(one) > 0 and one.boxes.tolist() == other.boxes.tolist()
+        np.testing.assert_array_equal(one.features["said"], other.features["said"])
+
+
+def test_a_visitor_sees_windows_as_the_draw_has_turned_them():
+    image, labels = scene((20, 30), radius=4, count=4)
+    turning = model(Augmented)
+    scaled, shown = torch.from_numpy(turning.normalisation(image[None])), []
+
+    def visit(window, draw, outputs):
+        shown.append(outputs["image"][0, 0].numpy())
+        np.testing.assert_array_equal(window.symmetry.undo(outputs["image"])[0], scaled)
+
+    found = segment_draws(scaled, turning, seeds=range(8), visit=visit, precision="float32")
+    turns = [np.rot90(start, times) for start in (scaled[0].numpy(), scaled[0].numpy().T) for times in range(4)]
+    assert {turn.tobytes() for turn in turns} == {seen.tobytes() for seen in shown} and len(shown) == 8
+    assert np.array_equal(shown[0], scaled[0])
+    for one in found:
+        np.testing.assert_array_equal(one.owners() > 0, labels > 0)
 
 
 def test_existence_is_calibrated_where_the_model_is():

@@ -267,6 +267,27 @@ def test_small_objects_and_faint_foreground_go(touching_blobs):
     assert len(replace(TOY, foreground=0.3).decode(outputs)) == 2
 
 
+def test_evidence_is_what_the_classes_call_foreground_and_the_patches_outside_overlaps():
+    method = replace(TOY, patch=(1, 3), foreground=0.6)  # background of at most 0.4
+    classes = [
+        (0.90, 0.05, 0.05),  # background
+        (0.39, 0.36, 0.25),  # foreground, though no class is more probable than the background
+        (0.20, 0.30, 0.50),  # overlap
+        (0.10, 0.80, 0.10),  # foreground
+        (0.41, 0.09, 0.50),  # background, though overlap is most probable
+        (0.30, 0.36, 0.34),  # foreground: one object or several, but one is more probable
+    ]
+    centres = torch.tensor([[0, 0, pixel] for pixel in (0, 2, 3, 4, 5)])  # pixel 1 was thinned out
+    values = torch.arange(15).reshape(5, 3).half() / 16
+    logits = torch.log(torch.tensor(classes)).T[None, :, None]
+    patches, cover, overlap = method.evidence({"classes": logits, "centres": centres, "patches": values})
+    assert cover.tolist() == [[False, True, False, True, False, True]]
+    assert overlap.tolist() == [[False, False, True, False, False, False]]
+    assert patches.centres.tolist() == [[0, 3], [0, 5]]
+    assert patches.values.tolist() == values[[2, 4]].tolist()
+    assert (patches.size, patches.shape) == ((1, 3), (1, 6))
+
+
 def test_broken_outputs_are_told_not_dropped(touching_blobs):
     for name in ("classes", "patches"):
         outputs = dict(TOY.ideal(touching_blobs))

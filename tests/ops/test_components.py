@@ -279,3 +279,24 @@ def test_objects_end_where_a_region_does():
     assert cut.boxes.tolist() == [[[0, 1], [2, 3]], [[1, 2], [2, 3]]]
     assert cut.scores.tolist() == [0.3, 0.5]
     assert len(within(found, np.zeros((3, 5), bool))) == len(within(Instances.empty((3, 5)), region)) == 0
+
+
+def test_features_stay_with_what_is_left_of_their_objects():
+    maps = np.array([mask("xxx..\nxxx.."), mask("..x..\n....."), mask(".....\n..xxx")])
+    contours, borders = np.arange(3 * 4 * 2.0).reshape(3, 4, 2), np.arange(3 * 2 * 2.0).reshape(3, 2, 2)
+    features = {"kind": np.array(["a", "b", "c"]), "contour": contours, "border": borders}
+    found = replace(Instances.from_masks(maps, (2, 5)), scores=np.array([0.3, 0.5, 0.7]), features=features)
+    region = mask("xx...\n....x")  # nothing of the second is left
+    cut = within(found, region)
+    assert cut.to_masks().tolist() == (maps[[0, 2]] & region).tolist()
+    assert cut.scores.tolist() == [0.3, 0.7]
+    assert cut.features["kind"].tolist() == ["a", "c"]
+    assert cut.features["contour"].tolist() == contours[[0, 2]].tolist()  # whole, as in every other frame
+    assert cut.features["border"].tolist() == borders[[0, 2]].tolist()
+    nothing = within(found, np.zeros((2, 5), bool))
+    assert {name: values.shape for name, values in nothing.features.items()} == {
+        "kind": (0,),
+        "contour": (0, 4, 2),
+        "border": (0, 2, 2),
+    }
+    assert found.features is features and len(found) == 3  # what was given is left alone

@@ -241,6 +241,24 @@ def test_the_highest_probability_owns_a_pixel_of_the_label_map():
     assert len(paint(patches, np.array([0]), np.array([-1]), scores=np.zeros(1), threshold=0.5).instances) == 0
 
 
+def test_objects_cut_to_a_region_are_scored_by_what_is_left_and_keep_their_patch_score():
+    # Three patches side by side, an object each: 9 8 6, 7 8 9 and 6 9 7.
+    values = np.array([[0.9, 0.8, 0.6], [0.7, 0.8, 0.9], [0.6, 0.9, 0.7]], np.float32)
+    patches = Patches(np.array([[0, 1], [0, 4], [0, 7]]), values, (1, 3), (1, 9))
+    rated = np.array([0.5, 0.25, 0.75])
+    found = paint(patches, np.arange(3), np.arange(3), scores=rated, threshold=0.5)
+    np.testing.assert_allclose(found.instances.scores, [2.3 / 3, 0.8, 2.2 / 3], rtol=1e-6)
+    region = np.array([[1, 1, 0, 0, 0, 0, 0, 1, 0]], bool)  # nothing of the second object
+    cut = found.within(region)
+    assert cut.to_masks().tolist() == [[[True, True, *[False] * 7]], [[*[False] * 7, True, False]]]
+    np.testing.assert_allclose(cut.scores, [0.85, 0.9], rtol=1e-6)
+    assert cut.features["patch_score"].tolist() == [0.5, 0.75]
+    whole, nothing = found.within(np.ones((1, 9), bool)), found.within(np.zeros((1, 9), bool))
+    assert masks_of(whole) == masks_of(found.instances) and whole.features["patch_score"].tolist() == rated.tolist()
+    np.testing.assert_array_equal(whole.scores, found.instances.scores)
+    assert len(nothing) == len(nothing.features["patch_score"]) == 0
+
+
 @pytest.mark.parametrize("shape", [(9, 10), (4, 5, 6)])
 def test_empty_foreground(shape):
     none = Patches(np.zeros((0, len(shape)), int), np.zeros((0, 3 ** len(shape)), np.float16), (3,) * len(shape), shape)

@@ -84,6 +84,19 @@ def test_every_member_has_its_own_context():
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("member", [Deterministic, partial(ConcreteDropout, initial_rate=0.4), ProbabilisticUNet])
+def test_the_same_seed_is_the_same_draw(member):
+    model, image = posterior(members=2, member=member), torch.randn(1, 1, 20, 28)
+    seeds = [5, 0, 5, 1, 2, 5, 0, 5]  # with replacement: draws 2 and 0 of the second member, 0 and 1 of the first
+    found = drawn(model, image, seeds)
+    for seed, outputs in zip(seeds, found, strict=True):
+        (wanted,) = drawn(model.posteriors[seed % 2], image, [seed // 2])
+        assert torch.equal(outputs, wanted)
+        for other, others in zip(seeds, found, strict=True):
+            same_function = seed == other or (member is Deterministic and seed % 2 == other % 2)
+            assert torch.equal(outputs, others) == same_function
+
+
 def test_no_draw_is_made_twice():
     model = Model(posterior=posterior(members=3), method=METHOD)
     assert seeds_of(model, 8, 5) == range(5, 8) and seeds_of(model, 2, 5) == range(5, 7)
