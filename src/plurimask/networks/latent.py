@@ -80,7 +80,7 @@ class GaussianEncoder(nn.Module):
         for number, level in enumerate(self.levels):
             seen = level(halved(seen) if number else seen)
         with torch.autocast(seen.device.type, enabled=False):
-            mean, log_sigma = self.last(seen.float().flatten(2).mean(2)).chunk(2, dim=1)
+            mean, log_sigma = self.last(seen.float().mean(tuple(range(2, seen.ndim)))).chunk(2, dim=1)
         return Gaussian(mean, log_sigma.clamp(-LOG_SIGMA, LOG_SIGMA))
 
 
