@@ -124,24 +124,29 @@ def run_plain(location: Any, coefficients: Any, weights: Floats, positions: Any,
 def run_whole(contours: Floats, options: argparse.Namespace) -> None:
     model = load_model("nuclei")
     seen = torch.from_numpy(model.normalisation(checked(noise(), model)))
-    _, network = timed(lambda: visit_outputs(seen, model, lambda *_: None, seeds=[0]), repeat=1)
+    visit_outputs(seen[:, :512, :512], model, lambda *_: None, seeds=[0])  # kernels chosen
+    _, network = timed(lambda: visit_outputs(seen, model, lambda *_: None, seeds=[0]), repeat=3)
     print(f"\nnetwork of `nuclei`, one draw: {1e3 * network:.0f} ms")
     objects = -(-options.proposals // PER_OBJECT)
     truth = Instances.from_crops(*rasterise_all(contours[:objects], (SIDE, SIDE)), (SIDE, SIDE))
     for coarse in (None, 0.8):
         method = Contours(order=options.order, samples=options.samples, coarse_threshold=coarse)
         outputs = proposals_of(truth, method, options.proposals)
+        method.decode(outputs)  # compiled
         found, seconds = timed(lambda method=method, outputs=outputs: method.decode(outputs), repeat=3)
         words = f"coarse_threshold = {coarse}: {1e3 * seconds:.0f} ms, {len(found)} of {len(truth)} objects"
         print(f"whole decoding, {words}, {seconds / network:.1%} of the network's time", flush=True)
 
 
 def proposals_of(truth: Instances, method: Contours, count: int) -> Outputs:
-    """Maps of a perfect network in which so many pixels propose, drawn among those that would."""
-    outputs = dict(method.ideal(truth))
+    """Maps in which so many pixels propose, each a little apart from the truth, drawn among those that may."""
+    outputs, generator = dict(method.ideal(truth)), torch.Generator().manual_seed(0)
     willing = torch.nonzero(outputs["score"].flatten() > 0).flatten()
-    silent = willing[torch.randperm(len(willing), generator=torch.Generator().manual_seed(0))[count:]]
-    outputs["score"].view(-1)[silent] = -20
+    if len(willing) < count:
+        raise SystemExit(f"{len(willing)} pixels may propose, fewer than {count}; give fewer --proposals.")
+    outputs["score"].view(-1)[willing[torch.randperm(len(willing), generator=generator)[count:]]] = -20
+    for name, spread in (("location", 0.7), ("fourier", 0.1), ("refinement", 0.5)):
+        outputs[name] = outputs[name] + spread * torch.randn(outputs[name].shape, generator=generator)
     return outputs
 
 

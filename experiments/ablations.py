@@ -1,14 +1,15 @@
 """What does a setting bring that needs a training? The same configuration with and without it, several seeds of each.
 
-    PLURIMASK_DATA=... python experiments/ablations.py RUNS worms-patchperpix --steps 600 patch=25 code=64 \\
-        --decoding threshold=0.7,min_size=400
+    PLURIMASK_DATA=... python experiments/ablations.py RUNS worms-patchperpix --steps 500 --from worms \\
+        --decoding threshold=0.7,min_size=400 patch=25 code=64
     PLURIMASK_DATA=... python experiments/ablations.py RUNS nuclei-contours --steps 300 --seeds 3 --from nuclei \\
         --measure avS_nuclei giou=false uncertainty=false
     PLURIMASK_DATA=... python experiments/ablations.py RUNS nuclei-contours --steps 800 --seeds 3 --share 0.1 \\
         --measure avS_nuclei config=nuclei-contours-semi
 
 Every word is a variant: options of `plurimask train` and their values, several separated by commas. A name without a
-dot is a field of the method; `config` is another configuration. The models land in RUNS/ablations, what is not
+dot is a field of the method; `config` is another configuration. Where trainings start from, only --from says: a lender
+that has seen more truth than --share would make nothing of it. The models land in RUNS/ablations, what is not
 finished is resumed. Prints the mean over images and seeds of a measure of one draw on the tune part, as `tune` knows
 them; its paired difference to the configuration as it is, with a bootstrap interval over images; and the difference
 that each seed found by itself, which tells how much of it is the luck of a training.
@@ -43,7 +44,7 @@ def main() -> int:
     parser.add_argument("variants", nargs="*")
     parser.add_argument("--steps", type=int, required=True, help="of every training")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
-    parser.add_argument("--from", dest="lender", help="the model whose backbone every training starts from")
+    parser.add_argument("--from", dest="lender", help="the lender of every training's backbone; without, from nothing")
     parser.add_argument("--share", type=float, default=1.0, help="of the fit images, with their truth")
     parser.add_argument("--common", default="", help="options that all trainings have, as a variant")
     parser.add_argument("--decoding", default="", help="fields of the method that all are scored with, as a variant")
@@ -81,7 +82,7 @@ def trained(words: str, seed: int, options: argparse.Namespace, *, end: float) -
     data = [str(folder(name, options.runs)) for name in DATA[options.config]]
     given = [*data, "-o", str(output), "--config", str(HERE / f"{config}.yaml"), f"--schedule.seed={seed}"]
     given += [f"--schedule.{name}={options.steps}" for name in ("steps", "check_every")]
-    given += [f"--backbone_from={options.lender}"] if options.lender else []
+    given.append(f"--backbone_from={options.lender or 'null'}")
     given += [f"--{name if '.' in name else f'method.{name}'}={value}" for name, value in settings.items()]
     if options.share < 1:
         names = labelled([sample.name for sample in open_source(Path(data[0]), split="fit")], options.share)

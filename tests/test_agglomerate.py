@@ -79,24 +79,49 @@ def test_counts_existence_and_features_are_those_of_the_members(agglomerate, see
 def test_the_doubt_about_sides_is_what_members_say_and_how_far_they_disagree():
     # Three draws of a bar that begins at column 10 and ends at 30, 30 and 33; the last one is sure, its end is not.
     bars = np.zeros((3, 4, 40), int)
-    for bar, stop, row_stop in zip(bars, (30, 30, 33), (4, 4, 4), strict=True):
-        bar[1:row_stop, 10:stop] = 1
+    for bar, stop in zip(bars, (30, 30, 33), strict=True):
+        bar[1:4, 10:stop] = 1
     said = [[[1.0, 2.0], [3.0, 2.0]], [[1.0, 2.0], [3.0, 6.0]], [[1.0, 2.0], [3.0, 0.0]]]  # [start, stop] x [y, x]
     draws = [
-        replace(Instances.from_labels(bar), features={"border": np.array([each], np.float32)})
-        for bar, each in zip(bars, said, strict=True)
+        replace(Instances.from_labels(bar), scores=np.array([score]), features={"border": np.array([each], np.float32)})
+        for bar, each, score in zip(bars, said, (0.9, 0.8, 0.7), strict=True)
     ]
     for order in permutations(draws):
         found = CompleteLinkage()(order)
-        spread = np.sqrt(2.0)  # of 30, 30 and 33: the variance is (1 + 1 + 4) / 3
-        np.testing.assert_allclose(found.features["border_spread"], [[[0, 0], [0, spread]]])
-        np.testing.assert_allclose(found.features["border"], [[[1, 2], [3, np.sqrt((4 + 36 + 0) / 3 + 2)]]], rtol=1e-6)
+        spread = (0**2 + 3**2) / 2  # of the other two from the best
+        np.testing.assert_allclose(found.features["border_spread"], [[[0, 0], [0, np.sqrt(spread)]]])
+        total = np.sqrt((2**2 + 6**2 + 0**2) / 3 + spread)
+        np.testing.assert_allclose(found.features["border"], [[[1, 2], [3, total]]], rtol=1e-6)
+    np.testing.assert_allclose(CompleteLinkage()(draws[:1]).features["border"], draws[0].features["border"])
+    assert "border_spread" not in CompleteLinkage()(draws[:1]).features
+    alone = CompleteLinkage()([draws[0], draws[1].select([])])
+    np.testing.assert_allclose(alone.features["border"], draws[0].features["border"])
+    assert np.isnan(alone.features["border_spread"]).all()
     with_contour = [
         replace(draw, features={**draw.features, "contour": np.array([[[1.0, 10.0], [3.0, stop]]])})
         for draw, stop in zip(draws, (29.5, 30.5, 30.0), strict=True)
     ]
     spread = CompleteLinkage()(with_contour).features["border_spread"]
-    np.testing.assert_allclose(spread, [[[0, 0], [0, np.sqrt(0.5 / 3)]]], rtol=1e-6)
+    np.testing.assert_allclose(spread, [[[0, 0], [0, np.sqrt((1**2 + 0.5**2) / 2)]]], rtol=1e-6)
+
+
+def test_the_doubt_about_a_side_is_the_error_to_be_expected():
+    # Truth and draws are equally likely to be anywhere around the same place; every draw knows its noise.
+    generator, ratios = np.random.default_rng(0), []
+    for _ in range(300):
+        *ends, truth = generator.normal(140, 3, 9)
+        draws = []
+        for end in ends:
+            contour = np.array([[[2.0, 10.0], [8.0, end]]])
+            features = {"contour": contour, "border": np.full((1, 2, 2), 1.0)}
+            bar = np.zeros((12, 180), int)
+            bar[2:9, 10 : round(end) + 1] = 1
+            scores = generator.uniform(0.8, 1, 1)
+            draws.append(replace(Instances.from_labels(bar), scores=scores, features=features))
+        found = CompleteLinkage()(draws)
+        error = found.features["contour"][0, 1, 1] - (truth + generator.normal(0, 1))
+        ratios.append(error / found.features["border"][0, 1, 1])
+    assert 0.85 < np.sqrt(np.mean(np.square(ratios))) < 1.25  # few draws: the tails of a t distribution
 
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(6)))
@@ -289,7 +314,7 @@ def test_the_best_of_all_draws_wins_by_hand():
         assert found.boxes[:, :, 1].tolist() == [[2, 12], [20, 25]]
         assert found.existence.tolist() == [0.9, 0.4]
         np.testing.assert_allclose(found.features["border"][:, 0, 0], [0.9, 0.4], rtol=1e-6)
-        assert not found.features["border_spread"].any()  # nothing to disagree with
+        assert "border_spread" not in found.features  # nothing is compared
         assert [mask.all() for mask in found.threshold(0.75).masks] == [True, True]
         assert sorted(len(pairs) for pairs in found.members) == [1, 1]
     assert Suppression(0.67)([first, second]).existence.tolist() == [0.7, 0.9, 0.4]  # not above it: all stay

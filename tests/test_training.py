@@ -241,6 +241,11 @@ def test_a_method_that_cannot_fit_all_annotators_leaves_no_settings_behind(data,
     with pytest.raises(ValueError, match="Embedding cannot fit all annotators"):
         train([data], tmp_path / "out", **everyone)
     assert not (tmp_path / "out.run").exists()  # the next attempt, with other settings, is no other run
+    (tmp_path / "out.run").mkdir()
+    (tmp_path / "out.run" / LATEST).touch()
+    with pytest.raises(ValueError, match="Embedding cannot fit all annotators"):
+        train([data], tmp_path / "out", **everyone, overwrite=True)
+    assert (tmp_path / "out.run" / LATEST).exists()  # what was there is not lost to a refusal
 
 
 def test_only_the_named_images(data, tmp_path, monkeypatch):

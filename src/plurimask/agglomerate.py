@@ -293,25 +293,37 @@ def _summarise(pool: _Pool, groups: Groups) -> ProbabilisticInstances:
         members=tuple(tuple(sorted(map(tuple, pool.members[group].tolist()))) for group in groups),
         conflicts=np.zeros((0, 2), np.int64),
         shape=pool.objects.shape,
-        features={name: values[leaders] for name, values in pool.objects.features.items()} | _borders(pool, groups),
+        features={name: values[leaders] for name, values in pool.objects.features.items()}
+        | _borders(pool, groups, leaders),
     )
     return replace(found, conflicts=conflicts(found))
 
 
-def _borders(pool: _Pool, groups: Groups) -> dict[str, NDArray[Any]]:
-    """``border``: how far off the sides of a box may be, of all that is known, where members expect to be off at all.
+def _borders(pool: _Pool, groups: Groups, leaders: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """``border``: how far off the sides of a leader's box may be, of all that is known, where members say so at all.
 
-    The law of total variance: the mean of the members' variances (what they say of the image) plus the variance of
-    their sides (how far the draws disagree), whose root is ``border_spread``. Both ``(G, 2, D)`` in pixels.
+    The mean of the members' variances, what they say of the image, plus the mean square of what lies between the
+    leader's side and that of every other member, ``border_spread`` squared: if the truth is where another draw might
+    see it, this is the expected square of the leader's error. Both ``(G, 2, D)`` in pixels. A member that stands alone
+    among several draws has nothing to be compared with: its spread is NaN, and counts as none.
     """
-    if "border" not in pool.objects.features:
+    if "border" not in pool.objects.features or pool.draws == 1:
         return {}
-    # Sorted, so that the order of the draws cannot change the last bit.
-    sigmas = [np.sort(pool.objects.features["border"][group].astype(np.float64), axis=0) for group in groups]
+    noise = [_root_mean_square(pool.objects.features["border"][group]) for group in groups]
     ends = sides(pool.objects)
-    spread = np.array([np.sort(ends[group], axis=0).std(axis=0) for group in groups])
-    noise = np.array([np.square(each).mean(axis=0) for each in sigmas])
-    return {"border": np.sqrt(noise + spread**2).astype(np.float32), "border_spread": spread.astype(np.float32)}
+    others = [[index for index in group if index != leader] for group, leader in zip(groups, leaders, strict=True)]
+    spread = [_root_mean_square(ends[rest] - ends[leader]) for rest, leader in zip(others, leaders, strict=True)]
+    total = np.hypot(noise, np.nan_to_num(spread))
+    return {"border": total.astype(np.float32), "border_spread": np.asarray(spread, np.float32)}
+
+
+def _root_mean_square(values: NDArray[Any]) -> NDArray[np.float64]:
+    """``(n, ...)`` -> ``(...)``; NaN of none."""
+    if not len(values):
+        return np.full(values.shape[1:], math.nan)
+    # Sorted, so that the order of the draws cannot change the last bit.
+    mean: NDArray[np.float64] = np.sqrt(np.sort(np.square(values.astype(np.float64)), axis=0).mean(axis=0))
+    return mean
 
 
 def conflicts(found: ProbabilisticInstances) -> NDArray[np.int64]:

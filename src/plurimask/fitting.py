@@ -60,8 +60,9 @@ class Schedule:
         near_object: share of crops centred near an object.
         near_overlap: share of crops centred near an overlap.
         annotator: whose truth is fitted, where images have several annotators: this one's (members of an ensemble may
-            have one each), that of one drawn for every crop if None, or with "all" the mean loss over all of them, in
-            one pass of the network, for methods that can (:meth:`plurimask.protocols.Method.joined`).
+            have one each), that of one drawn for every crop if None, or with "all" the loss over all of them in
+            equal shares, in one pass of the network, for methods that can
+            (:meth:`plurimask.protocols.Method.joined`).
         augmentation: what may happen to a crop.
         seed: of weights, crops and dropout.
     """

@@ -161,7 +161,9 @@ class Method(ABC):
         raise NotImplementedError
 
     def joined(self, targets: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """What several annotators say of one crop as one: the loss with it is the mean of those with ``targets``.
+        """What several annotators say of one crop as one: the loss with it is that over all of them, in equal shares.
+
+        Where a loss is a weighted mean, its weights are those of all annotators together.
 
         Optional, for training on all annotators at once; :meth:`condition` is asked about it, too.
 

@@ -154,6 +154,8 @@ def check_method(method: Method, backbone: Backbone, *, cases: Sequence[str] | N
     3. An image without objects has a finite loss with finite gradients.
     4. Renumbering the objects changes neither the loss nor the decoded objects.
     5. Class probabilities and what a latent posterior sees have the documented shapes.
+    6. If it joins annotators: one alone has the loss of its own targets, whoever says the same beside it changes
+       nothing, and a latent posterior sees them.
 
     Args:
         method: with settings that suit small objects.
@@ -172,6 +174,8 @@ def check_method(method: Method, backbone: Backbone, *, cases: Sequence[str] | N
             continue
         _check_decoding(method, truth, case=case)
         _check_shapes(method, truth, case=case, seed=seed)
+        if type(method).joined is not Method.joined:
+            _check_annotators(method, head, truth, case=case, seed=seed)
         if len(truth):
             _check_loss(method, head, truth, case=case, seed=seed)
             _check_numbering(method, head, truth, case=case, seed=seed)
@@ -257,6 +261,24 @@ def _check_numbering(method: Method, head: Head, truth: Instances, *, case: str,
     one, other = method.decode(ideal), method.decode(method.ideal(renumbered))
     ious = matched_ious(one, other)
     _demand(bool((ious == 1).all()), f"{case}: in another order other objects are found, IoU {ious.round(3)}.")
+
+
+def _check_annotators(method: Method, head: Head, truth: Instances, *, case: str, seed: int) -> None:
+    own = method.targets(truth, np.random.default_rng(seed))
+    alone, two = (collate([method.joined(annotators * [own])], method.ragged) for annotators in (1, 2))
+    outputs = method.ideal(truth.shift([4] * truth.ndim, truth.shape))  # whose loss is not 0
+    losses = [_total(head.loss(outputs, targets)) for targets in (collate([own], method.ragged), alone, two)]
+    _demand(
+        math.isclose(losses[0], losses[1], rel_tol=1e-4) and math.isclose(losses[1], losses[2], rel_tol=1e-4),
+        f"{case}: one annotator has the loss {losses[0]}, joined with nobody {losses[1]}, with one who agrees "
+        f"{losses[2]}.",
+    )
+    seen = [tuple(method.condition(targets).shape) for targets in (alone, two)]
+    _demand(
+        seen[0] == seen[1] and seen[0][2:] == truth.shape,
+        f"{case}: what a latent posterior sees has shape {seen[0]} for one annotator and {seen[1]} for two, wanted (1, "
+        f"K, {truth.shape}).",
+    )
 
 
 def _check_empty(method: Method, network: Network, empty: Instances, *, seed: int) -> None:

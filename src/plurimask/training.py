@@ -98,8 +98,9 @@ def train(
             cannot learn from such or from all annotators at once, or the backbone to start from is another one.
     """
     output = Path(output)
-    run = _run_folder(output, overwrite=overwrite)
     start, lender = _earlier_models(init, backbone_from)
+    check_annotator(start.method if start else method, schedule)
+    run = _run_folder(output, overwrite=overwrite)
     normalise = start.normalisation if start else normalisation
     sources = [open_source(folder, split="fit", axes=axes, channel_files=channel_files) for folder in data]
     parts = [_read(source, normalise, only=None if place else only) for place, source in enumerate(sources)]
@@ -113,9 +114,7 @@ def train(
     torch.manual_seed(schedule.seed)
     model = start or _fresh(method, backbone(count), posterior, lender=lender)
     _fits(model, examples[0].image, hint=chosen.channel_hint)
-    names = tuple(channels or (start.channels if start else channel_files or _default_names(count)))
-    if len(names) != count:
-        raise ValueError(f"the images have {count} channels, but {len(names)} names were given: {', '.join(names)}.")
+    names = _channel_names(channels or (start.channels if start else channel_files), count)
     model = replace(
         model,
         normalisation=normalise,
@@ -252,7 +251,6 @@ def _remember(
     teaching: Listen2Student,
 ) -> None:
     """Keeps the settings beside the checkpoints, and refuses to continue a run under others."""
-    check_annotator(model.method, schedule)  # what is kept binds the next attempt
     settings = {**model.describe(), "schedule": describe(schedule)}
     del settings["familiarity"]  # it follows from the images
     settings |= {name: _plain(value) for name, value in given.items() if value is not None}
@@ -265,7 +263,9 @@ def _remember(
         return
     settings |= {} if digest is None else {INITIAL: digest}
     run.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2, default=list), encoding="utf-8")
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(settings, indent=2, default=list), encoding="utf-8")
+    part.replace(file)
 
 
 def _compare(file: Path, settings: Mapping[str, Any], digest: str | None) -> None:
@@ -343,8 +343,13 @@ def _channel_count(examples: Sequence[Example]) -> int:
     return next(iter(counts))
 
 
-def _default_names(count: int) -> tuple[str, ...]:
-    return ("intensity",) if count == 1 else tuple(f"channel {number}" for number in range(count))
+def _channel_names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """Those given, or names for want of better ones."""
+    if not given:
+        return ("intensity",) if count == 1 else tuple(f"channel {number}" for number in range(count))
+    if len(given) != count:
+        raise ValueError(f"the images have {count} channels, but {len(given)} names were given: {', '.join(given)}.")
+    return tuple(given)
 
 
 def _frequencies(parts: Sequence[_Part], weights: Sequence[float] | None) -> NDArray[np.float64] | None:

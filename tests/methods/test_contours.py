@@ -259,6 +259,17 @@ def test_objects_come_back_through_windows():
         assert np.floor(contour.min(0) + 0.5).tolist() == box[0].tolist()
 
 
+def test_outputs_kept_in_16_bits_are_decoded():
+    # Their sum has no place in 16 bits, and tells whether they are finite.
+    truth = disks((256, 256), distance=22, radius=8)
+    outputs = {name: values.half() for name, values in SMALL.ideal(truth).items()}
+    assert not torch.isfinite(outputs["score"].sum())
+    assert len(SMALL.decode(outputs)) == len(truth)
+    outputs["score"][0, 0, 3, 3] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"outputs \['score'\] are not finite"):
+        SMALL.decode(outputs)
+
+
 def test_contours_travel_into_the_result_and_its_file(tmp_path):
     # A second draw sees everything a pixel lower: boxes are unions, contours those of the better draw.
     truth = disks((66, 66), distance=22, radius=8)
@@ -269,8 +280,8 @@ def test_contours_travel_into_the_result_and_its_file(tmp_path):
     found = rescale_result(CompleteLinkage()(draws), (132, 198))
     found = load(save(found, tmp_path / "a.plurimask.zarr"))
     assert len(found) == len(truth)
-    # Each draw expects half a pixel; two that differ by one have a standard deviation of half a pixel, too.
-    sides = {"border": [2 * np.hypot(0.5, 0.5), 1.5], "border_spread": [2 * 0.5, 0]}
+    # Each draw expects half a pixel, and sees the rows one pixel from where the other does.
+    sides = {"border": [2 * np.hypot(0.5, 1), 1.5], "border_spread": [2 * 1, 0]}
     for name, wanted in sides.items():
         expected = np.broadcast_to(wanted, (len(truth), 2, 2))
         np.testing.assert_allclose(found.features[name], expected, rtol=1e-3, atol=1e-3)

@@ -56,8 +56,9 @@ class Crops(Dataset[dict[str, NDArray[Any]]]):
         near_overlap: share of crops centred near an overlap, where there is one.
         weights: relative frequency of every example; equal if None.
         annotator: whose truth is taken, where an example has several: number ``annotator`` (from 0, and again from 0
-            where there are fewer), or one at random for every crop if None. With "all" the crop is that of None, but
-            the method joins what each of them says of it (:meth:`plurimask.protocols.Method.joined`).
+            where there are fewer), or one at random for every crop if None. With "all" the crop is that of None (but
+            for a ``rescale`` of the augmentation, which looks at the objects of all), and the method joins what each of
+            them says of it (:meth:`plurimask.protocols.Method.joined`).
     """
 
     examples: Sequence[Example]

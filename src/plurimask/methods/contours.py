@@ -183,8 +183,8 @@ class Contours(Method):
 
     def _proposed(self, outputs: Outputs) -> Instances:
         """Proposals above the threshold, refined, and of those that overlap the best."""
-        # A sum tells, in a fraction of the time: it is finite unless a term is not.
-        broken = [name for name, values in outputs.items() if not torch.isfinite(values.sum())]
+        # A sum tells, in a fraction of the time; that of 16 bits would overflow in its own type.
+        broken = [name for name, values in outputs.items() if not torch.isfinite(values.sum(dtype=torch.float32))]
         if broken:
             raise FloatingPointError(f"the network's outputs {broken} are not finite; its weights are broken.")
         scores, categories = torch.sigmoid(outputs["score"].float()).max(1)

@@ -261,7 +261,7 @@ def bounded(raw: Tensor) -> Tensor:
     """
     bound = torch.where(raw > 0, MOST, -LEAST)
     # Behind a hard bound there is no gradient, and a pixel never comes back; here it falls with the third power of raw.
-    return raw / (1 + (raw / bound).square()).sqrt()
+    return raw / torch.hypot(torch.ones_like(raw), raw / bound)
 
 
 def doubled(features: Tensor) -> Tensor:

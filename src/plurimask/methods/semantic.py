@@ -140,7 +140,8 @@ class SemanticHead(Head):
     def loss(self, outputs: Outputs, targets: Outputs) -> dict[str, Tensor]:
         """Cross-entropy, the weighted mean over the pixels of the batch, and over annotators where all are fitted.
 
-        A pixel that more annotators have seen counts no more than another.
+        A pixel that more annotators have seen counts no more than another. With equal class weights this is the mean
+        of the annotators' losses; with others, who marks more of a heavy class weighs more.
 
         A posterior with a KL term has to know that it is a mean: Czolbe et al.'s beta of 5e-4 is meant beside it, and
         is beta times the number of pixels beside a sum.

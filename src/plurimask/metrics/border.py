@@ -130,12 +130,12 @@ class SigmaScale:
             raise ValueError(f"a factor of {self.factor} calibrates no sigma: it must be positive and finite.")
 
     def __call__(self, found: ProbabilisticInstances) -> ProbabilisticInstances:
-        """Objects with their feature ``border``, if they have one, multiplied."""
-        if self == SigmaScale() or "border" not in found.features:
+        """Objects with their features ``border`` and ``border_spread``, those they have, multiplied."""
+        doubts = {name: found.features[name] for name in ("border", "border_spread") if name in found.features}
+        if self == SigmaScale() or not doubts:
             return found
-        border = found.features["border"]
-        scaled = (border * self.factor).astype(border.dtype)
-        return replace(found, features={**found.features, "border": scaled})
+        scaled = {name: (values * self.factor).astype(values.dtype) for name, values in doubts.items()}
+        return replace(found, features={**found.features, **scaled})
 
     @classmethod
     def fit(cls, sides: BorderErrors) -> SigmaScale:
