@@ -20,6 +20,7 @@ DATA = {
     "worms-deterministic": ("bbbc010", "synthetic"),
     "nuclei": ("dsb2018",),
     "worms-patchperpix": ("bbbc010", "synthetic"),
+    "worms-patchperpix-25": ("bbbc010", "synthetic"),
     "worms-patchperpix-direct": ("bbbc010", "synthetic"),
     "worms-contours": ("bbbc010", "synthetic"),
     "nuclei-patchperpix": ("dsb2018",),

@@ -38,7 +38,7 @@ FULL = {
     "agglomeration": SequentialUnion(),
     "calibration": Platt(slope=0.75, offset=-0.125),
     "quality": Platt(slope=1.5, offset=0.25),
-    "border": SigmaScale(1.25),
+    "border": SigmaScale(1.25, 2.0),
     "scale": Scale(pixel_size=0.5, diameter=12.5),
     "familiarity": KNOWN,
     "channels": ("DAPI",),

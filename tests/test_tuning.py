@@ -263,7 +263,7 @@ def test_borders_are_calibrated_where_the_method_gives_them(data, tmp_path):
     assert report.calibrated.border["bias"] == pytest.approx(2 / factor, rel=1e-3)
     assert report.calibrated.border["surprise"] < report.raw.border["surprise"]
     written = json.loads((tmp_path / "out" / "tuning.json").read_text())
-    assert written["choices"][0]["border"] == {"factor": report.model.border.factor}
+    assert written["choices"][0]["border"] == {"factor": report.model.border.factor, "spread": 1.0}
     # The saved model says so of an image, in pixels of that image, and is tuned anew from what the network says.
     after = load_model(tmp_path / "out")
     image = read_image(data / "tune/a.tif").data

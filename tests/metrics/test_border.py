@@ -215,8 +215,57 @@ def test_what_is_no_error_is_told(errors, sigmas, complaint):
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
 def test_factors_that_calibrate_nothing(factor):
-    with pytest.raises(ValueError, match="must be positive"):
-        SigmaScale(factor)
+    for given in ({"factor": factor}, {"spread": factor}):
+        with pytest.raises(ValueError, match="must be positive"):
+            SigmaScale(**given)
+
+
+def two_doubts(*, factor, spread, sides=20_000):
+    """Errors whose variance is made of noise and disagreement, in shares that differ from side to side."""
+    generator = np.random.default_rng(0)
+    noise, apart = generator.uniform(0.2, 2, (2, sides))
+    apart[::5] = 0  # some objects are seen by one draw
+    errors = generator.normal(0, np.hypot(factor * noise, spread * apart))
+    return BorderErrors(errors, np.hypot(noise, apart), np.full(sides, 9), apart)
+
+
+@pytest.mark.parametrize(("factor", "spread"), [(1.0, 1.0), (0.7, 3.0), (2.0, 0.3)])
+def test_two_kinds_of_doubt_are_told_apart(factor, spread):
+    sides = two_doubts(factor=factor, spread=spread)
+    scale = SigmaScale.fit(sides)
+    assert scale.factor == pytest.approx(factor, rel=0.03)
+    assert scale.spread == pytest.approx(spread, rel=0.03, abs=0.03)
+    after = replace(sides, sigmas=scale.of(sides.sigmas, sides.apart), spreads=scale.spread * sides.apart)
+    assert summarise([after]).spread.mean == pytest.approx(1, abs=0.01)
+    # No other numbers near them are as likely.
+    likelihood = {
+        off: stats.norm.logpdf(
+            sides.errors,
+            scale=SigmaScale(scale.factor * off[0], scale.spread * off[1]).of(sides.sigmas, sides.apart),
+        ).sum()
+        for off in [(1, 1), (0.98, 1), (1.02, 1), (1, 0.95), (1, 1.05), (0.98, 1.05)]
+    }
+    assert max(likelihood, key=likelihood.get) == (1, 1)
+
+
+def test_both_parts_of_a_result_are_calibrated():
+    truth, low = block((4, 6), (12, 16)), block((4, 6), (12, 18), border=np.full((2, 2), 3.0))
+    high = block((4, 6), (12, 16), border=np.full((2, 2), 3.0))
+    scale = SigmaScale(0.5, 4.0)
+    raw = CompleteLinkage()([replace(high, scores=np.array([0.9])), replace(low, scores=np.array([0.8]))])
+    found = scale(raw)
+    assert found.features["border_spread"][0].tolist() == [[0, 0], [0, 8]]  # two columns, times four
+    np.testing.assert_allclose(found.features["border"][0], [[1.5, 1.5], [1.5, np.hypot(1.5, 8)]], rtol=1e-6)
+    sides = border_errors(truth, raw.hypotheses())
+    np.testing.assert_allclose(sides.apart, [0, 0, 0, 2])
+    np.testing.assert_allclose(scale.of(sides.sigmas, sides.apart), found.features["border"].ravel(), rtol=1e-6)
+    lonely = scale(CompleteLinkage()([high, NOTHING]))
+    assert np.isnan(lonely.features["border_spread"]).all() and (lonely.features["border"] == 1.5).all()
+
+
+def test_a_spread_larger_than_its_sigma():
+    with pytest.raises(ValueError, match="no part of its sigma"):
+        BorderErrors(np.ones(1), np.ones(1), np.ones(1, int), np.full(1, 1.1))
 
 
 def test_nothing_to_pool():

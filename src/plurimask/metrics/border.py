@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 
 from plurimask.instances import Instances, mask_sides, sides
 from plurimask.metrics.bootstrap import Interval, interval, interval_of_share
@@ -32,6 +33,8 @@ SIZES = 3
 """Groups of true objects by area, of about equally many sides: small, middle and large ones."""
 
 _FEW = 500  # resamples where each of them ranks all sides anew
+_LEAST_VARIANCE = 1e-12  # in square pixels, where a side has no doubt at all
+_BOUNDS = (-14.0, 14.0)  # of the logarithm of a squared number: up to a thousand times
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,21 +45,30 @@ class BorderErrors:
         errors: ``(n,)`` found less true in pixels, positive where the found box is too large.
         sigmas: ``(n,)`` the standard deviation that was predicted, in pixels.
         areas: ``(n,)`` int64 pixels of the true object.
+        spreads: ``(n,)`` the part of sigma that the draws disagree on, in pixels; None: they do not.
     """
 
     errors: Floats
     sigmas: Floats
     areas: NDArray[np.int64]
+    spreads: Floats | None = None
 
     def __post_init__(self) -> None:
-        if not self.errors.shape == self.sigmas.shape == self.areas.shape == (self.errors.size,):
-            shapes = self.errors.shape, self.sigmas.shape, self.areas.shape
-            raise ValueError(f"errors, sigmas and areas have shapes {shapes}; give three of shape (n,).")
+        shapes = [self.errors.shape, self.sigmas.shape, self.areas.shape, self.apart.shape]
+        if set(shapes) != {(self.errors.size,)}:
+            raise ValueError(f"errors, sigmas, areas and spreads have shapes {shapes}; give equal ones, (n,).")
         if not (np.isfinite(self.errors).all() and np.isfinite(self.sigmas).all() and (self.sigmas > 0).all()):
             raise ValueError("an error is not finite, or a sigma not a positive number; look for NaN in the outputs.")
+        if not ((self.apart >= 0) & (self.apart <= self.sigmas * (1 + 1e-5))).all():
+            raise ValueError("a spread is no part of its sigma: it must lie between 0 and that.")
 
     def __len__(self) -> int:
         return len(self.errors)
+
+    @property
+    def apart(self) -> Floats:
+        """``(n,)`` the spreads, 0 where there are none."""
+        return np.zeros(self.sigmas.shape) if self.spreads is None else self.spreads
 
     @property
     def ratios(self) -> Floats:
@@ -100,7 +112,9 @@ def border_errors(truth: Instances, found: Instances, *, min_iou: float = 0.5) -
     errors = (sides(ours) - true) * outwards
     inside = np.stack([true[:, 0] > 0, true[:, 1] < theirs.shape], axis=1)
     areas = np.broadcast_to(theirs.areas[:, None, None], inside.shape)
-    return BorderErrors(errors[inside], ours.features["border"].astype(np.float64)[inside], areas[inside])
+    sigmas = ours.features["border"].astype(np.float64)
+    spreads = np.nan_to_num(ours.features.get("border_spread", np.zeros(sigmas.shape)).astype(np.float64))
+    return BorderErrors(errors[inside], sigmas[inside], areas[inside], spreads[inside])
 
 
 def pool(images: Sequence[BorderErrors]) -> BorderErrors:
@@ -111,42 +125,75 @@ def pool(images: Sequence[BorderErrors]) -> BorderErrors:
     """
     if not images:
         raise ValueError("nothing to pool: give the border errors of at least one image.")
-    names = ("errors", "sigmas", "areas")
+    names = ("errors", "sigmas", "areas", "apart")
     return BorderErrors(*(np.concatenate([getattr(image, name) for image in images]) for name in names))
 
 
 @dataclass(frozen=True)
 class SigmaScale:
-    """Calibration by one number: sigma -> factor * sigma.
+    """Calibration by two numbers: sigma^2 = (factor noise)^2 + (spread apart)^2.
+
+    Noise is what draws say of the image, apart how far they disagree: two kinds of doubt, and a network that knows the
+    one well may be far off with the other. (Draws of a dropout network disagree less than they are wrong.)
 
     Attributes:
-        factor: above 0; above 1 where sigmas were too small.
+        factor: of the noise, above 0; above 1 where it was said too small.
+        spread: of the disagreement, above 0.
     """
 
     factor: float = 1.0
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf:
-            raise ValueError(f"a factor of {self.factor} calibrates no sigma: it must be positive and finite.")
+        if not all(0 < number < math.inf for number in (self.factor, self.spread)):
+            raise ValueError(
+                f"a factor of {self.factor} and a spread of {self.spread} calibrate no sigma: both must be positive "
+                "and finite."
+            )
 
     def __call__(self, found: ProbabilisticInstances) -> ProbabilisticInstances:
-        """Objects with their features ``border`` and ``border_spread``, those they have, multiplied."""
-        doubts = {name: found.features[name] for name in ("border", "border_spread") if name in found.features}
-        if self == SigmaScale() or not doubts:
+        """Objects with their features ``border`` and ``border_spread``, those they have, calibrated."""
+        if self == SigmaScale() or "border" not in found.features:
             return found
-        scaled = {name: (values * self.factor).astype(values.dtype) for name, values in doubts.items()}
-        return replace(found, features={**found.features, **scaled})
+        border = found.features["border"]
+        apart = found.features.get("border_spread", np.zeros(border.shape))
+        scaled = {"border": self.of(border, np.nan_to_num(apart)), "border_spread": self.spread * apart}
+        features = {name: values.astype(border.dtype) for name, values in scaled.items() if name in found.features}
+        return replace(found, features={**found.features, **features})
+
+    def of(self, sigmas: ArrayLike, spreads: ArrayLike) -> Floats:
+        """Calibrated sigmas, of sigmas and the part of them that the draws disagree on; all of one shape."""
+        whole, apart = np.asarray(sigmas, np.float64), np.asarray(spreads, np.float64)
+        noise = np.sqrt(np.maximum(whole**2 - apart**2, 0))
+        calibrated: Floats = np.hypot(self.factor * noise, self.spread * apart)
+        return calibrated
 
     @classmethod
     def fit(cls, sides: BorderErrors) -> SigmaScale:
-        """The factor of maximum likelihood for Gaussian errors of mean 0: the root mean square of error / sigma.
+        """The numbers of maximum likelihood for Gaussian errors of mean 0.
 
-        One more side, whose error is its sigma, keeps it above 0 where no side is wrong.
+        Where no draws disagree, the factor is the root mean square of error / sigma. Two more sides, one of noise alone
+        and one of disagreement alone, whose errors are as expected, keep the numbers above 0 where no side is wrong.
 
         >>> SigmaScale.fit(BorderErrors(np.array([2.0, -2.0, 4.0]), np.ones(3), np.ones(3, int)))
-        SigmaScale(factor=2.5)
+        SigmaScale(factor=2.5, spread=1.0)
         """
-        return cls(float(np.sqrt((1 + (sides.ratios**2).sum()) / (1 + len(sides)))))
+        factor = float(np.sqrt((1 + (sides.ratios**2).sum()) / (1 + len(sides))))
+        if not sides.apart.any():
+            return cls(factor)
+        apart = np.concatenate([sides.apart**2, [0, 1]])
+        noise = np.concatenate([np.maximum(sides.sigmas**2 - sides.apart**2, 0), [1, 0]])
+        squares = np.concatenate([sides.errors**2, [1, 1]])
+
+        def surprise(logarithms: Floats) -> tuple[float, Floats]:
+            """Twice the mean of -ln density, less a constant, and its gradient."""
+            parts = np.exp(logarithms)[:, None] * (noise, apart)
+            variance = np.maximum(parts.sum(axis=0), _LEAST_VARIANCE)
+            value = (np.log(variance) + squares / variance).mean()
+            return float(value), ((1 - squares / variance) / variance * parts).mean(axis=1)
+
+        found = minimize(surprise, np.full(2, 2 * math.log(factor)), jac=True, method="L-BFGS-B", bounds=2 * [_BOUNDS])
+        return cls(*np.exp(found.x / 2).tolist())
 
 
 @dataclass(frozen=True, eq=False)
