@@ -1,6 +1,7 @@
 """Several networks: do their proposals compete in one suppression, or are they draws that agree? (U22, Table 3)
 
-    PLURIMASK_DATA=... python experiments/networks_together.py dsb2018 RUNS/one RUNS/two --measure avS_nuclei
+    PLURIMASK_DATA=... python experiments/networks_together.py dsb2018 RUNS/one RUNS/two --measure avS_nuclei \\
+        --decoding score_threshold=0.95,nms_threshold=0.214
 
 One draw of every network for every image, then every network alone, `Suppression` (U22: the proposals of all before one
 non-maximum suppression) and `CompleteLinkage` with `best()` (design: networks are draws). Prints the mean over images,
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
+from switches import with_fields
 
 from plurimask.agglomerate import Agglomeration, CompleteLinkage, Suppression
 from plurimask.data.sources import open_source
@@ -37,8 +40,13 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--split", default="tune")
     parser.add_argument("--measure", default="avS", help="avS, avS_nuclei, ...: of Scores.measures")
+    parser.add_argument(
+        "--decoding", default="", help="fields of the method that all have, as a variant of switches.py"
+    )
     options = parser.parse_args()
-    models = {name: load_model(name) for name in options.models}
+    fields = dict(word.split("=", 1) for word in options.decoding.split(",") if word)
+    decoding = {name: yaml.safe_load(value) for name, value in fields.items()}
+    models = {name: with_fields(load_model(name), decoding) for name in options.models}
     values: dict[str, list[float]] = defaultdict(list)
     for sample in open_source(Path(os.environ["PLURIMASK_DATA"]) / options.data, split=options.split):
         image, truth = sample.read()
