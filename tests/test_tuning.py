@@ -21,13 +21,14 @@ from plurimask.data.io import read_image
 from plurimask.data.normalise import Normalisation
 from plurimask.data.truth import read_instances
 from plurimask.instances import Instances
+from plurimask.methods import Semantic
 from plurimask.metrics.bootstrap import interval, paired_difference
 from plurimask.metrics.border import SigmaScale
 from plurimask.metrics.segmentation import score
 from plurimask.model import Model, describe, load_model, network_factory
 from plurimask.networks import UNet
 from plurimask.platt import Platt
-from plurimask.posteriors import Deterministic
+from plurimask.posteriors import Augmented, Deterministic
 from plurimask.predict import segment
 from plurimask.protocols import Head, Method, Posterior
 from plurimask.tuning import tune
@@ -387,3 +388,17 @@ def test_the_caller_hears_of_images_and_trials(data):
     assert images == [("tune/a", 3), ("tune/b", 3), ("tune/c", 3)]
     assert [trial for trial, _ in trials] == list(report.choices[0].trials)
     assert {total for _, total in trials} == {4} and len(trials) == 4
+
+
+def test_a_trained_model_is_asked_under_turns(data, tmp_path):
+    plain = model(Deterministic, method=Semantic(min_size=1))
+    assert tune(plain, data, draws=8, parameters={}).settings["draws"] == 1
+    report = tune(plain, data, draws=8, parameters={}, augment=True, output=tmp_path / "out")
+    assert report.settings["draws"] == 8 and report.settings["augment"] is True
+    after = load_model(tmp_path / "out")
+    assert isinstance(after.posterior, Augmented) and isinstance(after.posterior.posterior, Deterministic)
+    weights = after.posterior.state_dict()
+    for name, value in plain.posterior.state_dict().items():
+        assert torch.equal(weights[f"posterior.{name}"], value)
+    assert tune(after, data, draws=8, parameters={}, augment=True).model.calibration == after.calibration
+    assert isinstance(plain.posterior, Deterministic)  # as it was

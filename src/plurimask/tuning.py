@@ -22,6 +22,7 @@ from plurimask.metrics.hypotheses import Honesty, Outcomes
 from plurimask.metrics.segmentation import Scores, Summary, score, summarise
 from plurimask.model import Model, load_model
 from plurimask.platt import Platt
+from plurimask.posteriors import Augmented
 from plurimask.predict import Device, Precision, seeds_of
 
 REPORT = "tuning.json"  # beside the tuned model
@@ -144,6 +145,7 @@ def tune(
     rounds: int = 2,
     images: int | None = None,
     folds: tuple[Sequence[str], Sequence[str]] | None = None,
+    augment: bool = False,
     axes: str | None = None,
     channel_files: Sequence[str] | None = None,
     device: Device = "auto",
@@ -173,6 +175,9 @@ def tune(
         images: only so many, spread evenly over the part.
         folds: names of two halves of images of the whole data set; what is chosen on one is scored on the other, as
             R20 did on its test images (docs/algorithms.md, 2.4). There are two models then, and none is saved.
+        augment: the tuned model sees every draw's image turned or flipped in another way (test-time augmentation,
+            :class:`plurimask.posteriors.Augmented`), and so does the one that is tuned. It needs no training, and gives
+            a model without doubt some.
         axes: of the image files, where they do not say it themselves.
         channel_files: which files are the channels, in order, where the data has a file for each, as for training.
         device: "auto" takes a GPU where there is one.
@@ -188,6 +193,7 @@ def tune(
         ValueError: the model was fitted to one of the images, or an option makes no sense.
     """
     model = model if isinstance(model, Model) else load_model(model)
+    model = _turned(model) if augment else model
     _check(model, measure=measure, grid=candidates(model, parameters), images=images)
     _check_output(output, overwrite=overwrite, several=folds is not None)
     source = open_source(data, split="tune" if folds is None else None, axes=axes, channel_files=channel_files)
@@ -205,11 +211,18 @@ def tune(
         choose = partial(search, parameters=parameters, rounds=rounds, on_trial=on_trial)
         scored = [_scored(model, choose, chosen_on=one, scored_on=other) for one, other in pairs]
     given = {"data": str(data), "draws": len(seeds), "seed": seed, "rounds": rounds, "parameters": parameters}
-    given |= {"images": images, "axes": axes, "channel_files": channel_files}
+    given |= {"images": images, "augment": augment, "axes": axes, "channel_files": channel_files}
     report = _report(scored, measure=measure, settings=given)
     if output is not None:
         _save(report, Path(output))
     return report
+
+
+def _turned(model: Model) -> Model:
+    """Asked under turns and flips, if it is not already."""
+    if any(isinstance(part, Augmented) for part in model.posterior.modules()):
+        return model
+    return replace(model, posterior=Augmented.of(model.posterior))
 
 
 def _check(model: Model, *, measure: str, grid: Grid, images: int | None) -> None:
