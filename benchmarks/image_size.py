@@ -87,13 +87,14 @@ def draw(picture: Path, sides: list[int], rows: dict[Precision, list[Row]]) -> N
         network, decoding, peak = np.array(rows[precision]).T
         time_axes.loglog(sides, network + decoding, f"o{line}", color="#0072b2", label=f"{precision}: all")
         time_axes.loglog(sides, decoding, f"s{line}", color="#d55e00", label=f"{precision}: decoding")
-        memory_axes.loglog(sides, peak, f"o{line}", color="#0072b2", label=precision)
+        memory_axes.semilogx(sides, peak, f"o{line}", color="#0072b2", label=precision)
     time_axes.set(xlabel="side of the image in pixels", ylabel="seconds")
     memory_axes.set(xlabel="side of the image in pixels", ylabel="peak memory in MB")
     for axes in (time_axes, memory_axes):
         axes.set_xticks(sides, [str(side) for side in sides])
         axes.minorticks_off()
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower right")
+    time_axes.set_ylim(bottom=1e-4)
     figure.savefig(picture, dpi=150)
 
 
